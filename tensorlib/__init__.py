@@ -1,0 +1,122 @@
+"""A readable subset of PyTorch on NumPy: same names, same arguments, same numbers.
+
+    import tensorlib as torch
+    import tensorlib.nn as nn
+    from tensorlib.nn import functional as F
+
+Where to read: `autograd.py` is the tape, `ops/` the operations with their gradients, `tensor.py`
+the operators and methods, `nn/` the layers, `optim/` the optimizers.
+"""
+
+import numpy as np
+
+from . import autograd, nn, optim, random
+from .arrays import promote_types
+from .autograd import is_grad_enabled, no_grad
+from .creation import (
+    allclose,
+    arange,
+    bincount,
+    empty,
+    empty_like,
+    equal,
+    eye,
+    from_numpy,
+    full,
+    full_like,
+    is_tensor,
+    linspace,
+    manual_seed,
+    multinomial,
+    ones,
+    ones_like,
+    rand,
+    rand_like,
+    randint,
+    randn,
+    randn_like,
+    randperm,
+    tensor,
+    zeros,
+    zeros_like,
+)
+from .device import cuda
+from .ops import (
+    abs,
+    add,
+    all,
+    amax,
+    amin,
+    any,
+    argmax,
+    argmin,
+    bitwise_and,
+    bitwise_not,
+    bitwise_or,
+    cat,
+    chunk,
+    clamp,
+    clone,
+    cos,
+    cumsum,
+    div,
+    eq,
+    exp,
+    flatten,
+    gather,
+    ge,
+    gt,
+    le,
+    log,
+    log_softmax,
+    logical_and,
+    logical_not,
+    logical_or,
+    logsumexp,
+    lt,
+    masked_fill,
+    matmul,
+    max,
+    maximum,
+    mean,
+    min,
+    minimum,
+    mul,
+    ne,
+    neg,
+    outer,
+    permute,
+    pow,
+    relu,
+    reshape,
+    rsqrt,
+    sigmoid,
+    sin,
+    softmax,
+    split,
+    sqrt,
+    squeeze,
+    stack,
+    std,
+    sub,
+    sum,
+    tanh,
+    topk,
+    transpose,
+    tril,
+    triu,
+    unbind,
+    unsqueeze,
+    var,
+    where,
+)
+from .random import Generator
+from .tensor import Tensor
+
+float32 = np.dtype("float32")
+float64 = np.dtype("float64")
+float16 = np.dtype("float16")
+int32 = np.dtype("int32")
+int64 = long = np.dtype("int64")
+bool = np.dtype("bool")
+inf = float("inf")

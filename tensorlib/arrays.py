@@ -1,0 +1,126 @@
+"""Three rules that plain arrays lack: PyTorch's type promotion, accurate sums, un-broadcasting.
+
+Knows arrays only: no tensors, no tape.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+DEFAULT_FLOAT = np.dtype("float32")
+_CATEGORY = {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2}  # bool < integer < floating ("V": bfloat16)
+_SCALARS = {bool: np.dtype("bool"), int: np.dtype("int64"), float: DEFAULT_FLOAT}
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Whether a dtype is one of the floating-point types, bfloat16 included."""
+    return _CATEGORY[dtype.kind] == 2
+
+
+# ------------------------------------------------------------------------------- type promotion
+
+
+def promote_types(a: np.dtype, b: np.dtype) -> np.dtype:
+    """The type that two arrays of types `a` and `b` meet in, as `torch.promote_types`.
+
+    NumPy differs where categories mix: int64 with float32 is float64 there, float32 here.
+    """
+    higher, lower = (a, b) if _CATEGORY[a.kind] >= _CATEGORY[b.kind] else (b, a)
+    if _CATEGORY[higher.kind] != _CATEGORY[lower.kind]:
+        return higher
+    if a != b and a.itemsize == b.itemsize == 2:
+        return DEFAULT_FLOAT  # float16 with bfloat16: neither holds the other
+    return np.promote_types(a, b)
+
+
+def result_type(*operands: Any) -> np.dtype:
+    """The type of an elementwise result over arrays and Python numbers, as `torch.result_type`.
+
+    Arrays with dimensions decide; a 0-d array, and after it a Python number, has a say only when
+    its category (bool, integer, floating) is higher than theirs.
+    """
+    ranks: list[np.dtype | None] = [None, None, None]  # with dimensions, 0-d, Python numbers
+    for x in operands:
+        if (scalar := _SCALARS.get(type(x))) is not None:
+            rank, dtype = 2, scalar
+        else:
+            rank, dtype = (0 if x.ndim else 1), x.dtype
+        known = ranks[rank]
+        ranks[rank] = dtype if known is None else promote_types(known, dtype)
+    result: np.dtype | None = None
+    for dtype in ranks:
+        if result is None:
+            result = dtype
+        elif dtype is not None and _CATEGORY[dtype.kind] > _CATEGORY[result.kind]:
+            result = promote_types(result, dtype)
+    assert result is not None
+    return result
+
+
+def promote(*operands: Any) -> list[Any]:
+    """The operands with every array in their common type; Python numbers stay what they are."""
+    if all(type(x) is float or getattr(x, "dtype", None) is DEFAULT_FLOAT for x in operands):
+        return list(operands)  # the usual case, decided quickly: nothing but float32
+    numbers = [x.item() if isinstance(x, np.generic) else x for x in operands]
+    for x in numbers:
+        if not hasattr(x, "dtype") and type(x) not in _SCALARS:
+            raise TypeError(f"expected a tensor or a number, got {type(x).__name__}: {x!r:.60}")
+    dtype = result_type(*numbers)
+    return [x.astype(dtype, copy=False) if hasattr(x, "dtype") else x for x in numbers]
+
+
+def promote_arrays(*operands: Any) -> list[Any]:
+    """`promote` where numbers, too, shall become (0-d) arrays of the common type."""
+    dtype = result_type(*operands)
+    return [np.asarray(x, dtype) if type(x) in _SCALARS else x.astype(dtype) for x in operands]
+
+
+def promote_to_float(*operands: Any) -> list[Any]:
+    """`promote` for functions whose result is never an integer (exp, mean, …)."""
+    return [
+        x.astype(DEFAULT_FLOAT) if hasattr(x, "dtype") and not is_floating(x.dtype) else x
+        for x in promote(*operands)
+    ]
+
+
+# ------------------------------------------------------------------------------------------ sums
+
+
+def accurate_sum(x: Any, axes: tuple[int, ...], keepdims: bool = False) -> Any:
+    """Sum over `axes`, with an error that does not grow with the length of a column.
+
+    NumPy adds a contiguous row pairwise, but a column one element after the other: over 16,384
+    float32 rows that loses three digits. So long columns are summed in blocks of about √N rows,
+    or in float64 where blocks do not fit the layout; 16-bit floats are always summed in float32.
+    """
+    if is_floating(x.dtype) and x.dtype.itemsize == 2:
+        return accurate_sum(x.astype(DEFAULT_FLOAT), axes, keepdims).astype(x.dtype)
+    length = math.prod(x.shape[axis] for axis in axes)
+    if x.dtype != DEFAULT_FLOAT or length < 256 or x.ndim - 1 in axes:
+        return x.sum(axis=axes, keepdims=keepdims)
+    if sorted(axes) != list(range(len(axes))):
+        return x.sum(axis=axes, keepdims=keepdims, dtype=np.float64).astype(x.dtype)
+    kept = x.shape[len(axes) :]
+    rows = x.reshape(length, *kept)
+    block = math.isqrt(length)
+    whole = length // block * block
+    total = rows[:whole].reshape(-1, block, *kept).sum(axis=1).sum(axis=0)
+    if whole < length:
+        total += rows[whole:].sum(axis=0)
+    return total.reshape((1,) * len(axes) + kept) if keepdims else total
+
+
+def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
+    """Sum `gradient` back to the `shape` of an operand that was broadcast in the forward pass.
+
+    Broadcasting copies an element to many places; its gradient is the sum over all of them.
+    ValueError if an operand of `shape` cannot be broadcast to the gradient's shape.
+    """
+    added = gradient.ndim - len(shape)
+    stretched = tuple(i for i, n in enumerate(gradient.shape) if i < added or shape[i - added] != n)
+    if added < 0 or any(shape[i - added] != 1 for i in stretched if i >= added):
+        raise ValueError(f"a gradient of shape {gradient.shape} for an operand of shape {shape}")
+    return accurate_sum(gradient, stretched).reshape(shape)

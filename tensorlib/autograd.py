@@ -1,0 +1,438 @@
+"""The tape: it records which operations ran, and runs them backwards.
+
+An operation is one function on plain arrays that returns its value and, beside it, how a gradient
+flows back to each input (`ops/` is full of them):
+
+    @operation
+    def mul(x, y):
+        return x * y, (lambda grad: grad * y, lambda grad: grad * x)
+
+While it runs, `operation` notes a `Node`: where the inputs came from, and these gradient functions.
+`backward` starts at the loss and visits the nodes from the newest to the oldest. An operation is
+always younger than those that made its inputs, so when a node's turn comes, every gradient that
+can reach it has arrived. That is all of reverse-mode differentiation; the mathematics is in `ops/`,
+and this file knows none of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .arrays import unbroadcast
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+
+class TensorBase:
+    """An array, its gradient, and the node that made it; `Tensor` adds all that is convenient.
+
+    array: the NumPy or CuPy array that holds the values.
+    requires_grad: whether gradients are wanted for it.
+    grad: after `backward`, the gradient of a leaf (a tensor that no operation made), or None.
+    node, output: the operation that made this tensor and which of its outputs it is; a leaf has
+        no node.
+    """
+
+    __slots__ = ("__weakref__", "array", "grad", "node", "output", "requires_grad")
+
+    def __init__(self, array: Any, requires_grad: bool = False) -> None:
+        self.array = array
+        self.requires_grad = requires_grad
+        self.grad: Tensor | None = None
+        self.node: Node | None = None
+        self.output = 0
+
+
+class Node:
+    """One operation that ran. It never refers to its own outputs, so that there are no cycles
+    and an array nobody needs is freed at once, by reference counting.
+
+    number: the time on the tape's clock; a larger number is a later operation.
+    edges: for each input that wants a gradient ((source, which of its outputs), shape, dtype),
+        where the source is a node or a leaf tensor; None for an input that wants none.
+    gradients: one function per input, or one function for all; None once they are used up.
+    outputs: how many outputs the operation had.
+    """
+
+    __slots__ = ("edges", "gradients", "name", "number", "outputs")
+
+    def __init__(self, name: str, edges: list, gradients: Any, outputs: int) -> None:
+        self.name = name
+        self.edges = edges
+        self.gradients = gradients
+        self.outputs = outputs
+        self.number = next(_clock)
+
+
+_clock = itertools.count(1)
+
+
+# ----------------------------------------------------------------------------------- recording
+
+
+class _Mode(threading.local):
+    enabled = True  # False inside no_grad()
+    recording = False  # whether the operation that runs now will be recorded
+
+
+_mode = _Mode()
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Record nothing, in this thread: `with no_grad():`, or `@no_grad()` above a function."""
+    before, _mode.enabled = _mode.enabled, False
+    try:
+        yield
+    finally:
+        _mode.enabled = before
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded in this thread, that is, whether no `no_grad` is active."""
+    return _mode.enabled
+
+
+def is_recording() -> bool:
+    """For use inside an operation: whether it is recorded, so that saving for backward pays."""
+    return _mode.recording
+
+
+def operation(
+    function: Callable | None = None, *, prepare: Callable | None = None
+) -> Callable[..., Any]:
+    """Make a function on arrays an operation on tensors that the tape records.
+
+    The function gets the arrays of its positional arguments (anything that is no tensor as it is,
+    keyword arguments too) and returns `(value, gradients)`. A value is an array or a tuple of
+    arrays. `gradients` is one of
+
+        (f, g, …)          per positional argument a function from the gradient of the value to
+                           the gradient of that argument, None where there is none to be had;
+        f(grad, needed)    one function for all of them, where they share work: `needed` says
+                           which arguments want a gradient, and it returns as many results;
+        None               nothing flows back.
+
+    A gradient may come in the shape to which its argument was broadcast and in another floating
+    type; the tape sums and casts it back. It is a new array, or `grad`, or a view of `grad`; never
+    an array that was saved, because the tape may add to it in place. What a gradient function
+    refers to stays in memory until backward has passed: name a `shape` rather than a whole array.
+
+    prepare: maps the arguments before the function sees them (type promotion is one such).
+    """
+    if function is None:
+        return functools.partial(operation, prepare=prepare)
+    name = function.__name__
+
+    @functools.wraps(function)
+    def run(*inputs: Any, **options: Any) -> Any:
+        arrays = []
+        recording = False
+        for x in inputs:
+            if isinstance(x, TensorBase):
+                recording = recording or x.requires_grad
+                x = x.array
+            arrays.append(x)
+        if options:
+            options = {k: x.array if isinstance(x, TensorBase) else x for k, x in options.items()}
+        _mode.recording = recording = recording and _mode.enabled
+        try:
+            value, gradients = function(*(prepare(*arrays) if prepare else arrays), **options)
+        except ValueError as error:
+            raise _explained(error, name, arrays) from error
+        many = type(value) is tuple
+        if not recording or gradients is None:
+            return tuple(map(_new_tensor, value)) if many else _new_tensor(value)
+        edges = [
+            ((x.node or x, x.output), x.array.shape, x.array.dtype)
+            if isinstance(x, TensorBase) and x.requires_grad
+            else None
+            for x in inputs
+        ]
+        if not callable(gradients):  # what only an unwanted gradient refers to is freed here
+            gradients = [f if e else None for e, f in zip(edges, gradients, strict=False)]
+        node = Node(name, edges, gradients, len(value) if many else 1)
+        if not many:
+            return _new_tensor(value, node)
+        return tuple(_new_tensor(v, node, i) for i, v in enumerate(value))
+
+    return run
+
+
+_tensor_type: type[TensorBase] = TensorBase
+
+
+def set_tensor_type(cls: type[TensorBase]) -> None:
+    """Say which class operations return: `tensor.py` names its Tensor here, once."""
+    global _tensor_type
+    _tensor_type = cls
+
+
+def _new_tensor(array: Any, node: Node | None = None, output: int = 0) -> Any:
+    if isinstance(array, np.generic):  # NumPy makes a scalar of a 0-d result
+        array = np.asarray(array)
+    tensor = _tensor_type(array)
+    if node is not None:
+        tensor.requires_grad, tensor.node, tensor.output = True, node, output
+    return tensor
+
+
+def _explained(error: ValueError, name: str, arrays: list) -> Exception:
+    """NumPy's complaint about shapes as the exception that PyTorch raises, with the shapes."""
+    kind = IndexError if isinstance(error, IndexError) else RuntimeError
+    shapes = ", ".join(str(tuple(x.shape)) for x in arrays if hasattr(x, "shape"))
+    return kind(f"{name} of shapes {shapes}: {error}")
+
+
+# ------------------------------------------------------------------------------------ backward
+
+
+def backward(tensor: TensorBase, gradient: TensorBase | None = None, **options: Any) -> None:
+    """Add the gradient of `tensor` to `.grad` of every leaf that it was computed from.
+
+    gradient: the gradient of `tensor` itself, of its shape; may be left out for a single element,
+        where it is 1.
+    retain_graph: keep what was saved, so that backward can run once more.
+    RuntimeError if the tensor does not require a gradient, has many elements and no `gradient`,
+    or its graph has been used up. After an error no `.grad` has changed.
+    """
+    for (leaf, _), total in _run_backward([tensor], [gradient], **options).items():
+        if leaf.grad is None:
+            leaf.grad = _new_tensor(total.owned())
+        else:
+            leaf.grad.array += total.value
+
+
+def grad(
+    outputs: TensorBase | Sequence[TensorBase],
+    inputs: TensorBase | Sequence[TensorBase],
+    grad_outputs: TensorBase | Sequence[TensorBase | None] | None = None,
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `outputs` with respect to `inputs`; no `.grad` is read or written.
+
+    grad_outputs: the gradients of the outputs; may be left out where they have one element.
+    RuntimeError if an input does not require a gradient, or was not used for the outputs (with
+    `allow_unused=True` its gradient is None instead).
+    """
+    outputs = [outputs] if isinstance(outputs, TensorBase) else list(outputs)
+    inputs = [inputs] if isinstance(inputs, TensorBase) else list(inputs)
+    if grad_outputs is None or isinstance(grad_outputs, TensorBase):
+        grad_outputs = [grad_outputs] * len(outputs)  # type: ignore[list-item]
+    for i, x in enumerate(inputs):
+        if not x.requires_grad:
+            raise RuntimeError(f"grad: input {i} does not require a gradient")
+    wanted = [(x.node or x, x.output) for x in inputs]
+    found = _run_backward(
+        outputs, grad_outputs, set(wanted), retain_graph=retain_graph, create_graph=create_graph
+    )
+    for i, key in enumerate(wanted):
+        if key not in found and not allow_unused:
+            raise RuntimeError(
+                f"grad: input {i} was not used to compute the outputs; "
+                "with allow_unused=True its gradient is None"
+            )
+    return tuple(_new_tensor(found[key].owned()) if key in found else None for key in wanted)
+
+
+class _Sum:
+    """The gradients that arrive at one place by several paths, added up.
+
+    The first is borrowed, unless it is `fresh`: nobody else can see that array. The second makes
+    a new array, and what comes later is added in place.
+    """
+
+    __slots__ = ("fresh", "value")
+
+    def __init__(self, gradient: Any, fresh: bool) -> None:
+        self.value = gradient
+        self.fresh = fresh
+
+    def add(self, gradient: Any) -> None:
+        if self.fresh:
+            self.value += gradient
+        else:
+            self.value, self.fresh = self.value + gradient, True
+
+    def owned(self) -> Any:
+        """The sum as an array that may be written to."""
+        return self.value if self.fresh else self.value.copy()
+
+
+_Key = tuple[Any, int]  # a node, or a leaf tensor, and which of its outputs is meant
+
+
+def _run_backward(
+    outputs: Sequence[TensorBase],
+    gradients: Sequence[TensorBase | None],
+    wanted: Collection[_Key] = (),
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> dict[_Key, _Sum]:
+    """Walk the graph from `outputs`, newest node first; return the gradients of every leaf, or
+    those that are `wanted`."""
+    if create_graph:
+        raise RuntimeError("create_graph=True: gradients of gradients are not supported")
+    useful = _leading_to(wanted, outputs) if wanted else None  # None: every node is
+    pending: dict[_Key, _Sum] = {}  # the gradients that have arrived and are not consumed
+    queue: list[tuple[int, Node]] = []  # the nodes among them, the newest first
+    queued: set[Node] = set()
+
+    def arrive(key: _Key, gradient: Any, fresh: bool) -> None:
+        if (total := pending.get(key)) is not None:
+            total.add(gradient)
+            return
+        pending[key] = _Sum(gradient, fresh)
+        source = key[0]
+        if isinstance(source, Node) and source not in queued:
+            queued.add(source)
+            heapq.heappush(queue, (-source.number, source))
+
+    for tensor, gradient in zip(outputs, gradients, strict=True):
+        start = _starting_gradient(tensor, gradient)
+        key = (tensor.node or tensor, tensor.output)
+        if useful is None or key[0] in useful:
+            arrive(key, start, fresh=False)
+
+    with np.errstate(all="ignore"):  # inf and nan show in the gradients; no warnings beside them
+        while queue:
+            node = heapq.heappop(queue)[1]
+            _check_usable(node)
+            keys = [(node, output) for output in range(node.outputs)]
+            arrived = [pending[key].value if key in pending else None for key in keys]
+            for key in keys:
+                if key not in wanted:
+                    pending.pop(key, None)
+            try:
+                for (key, shape, dtype), result in _input_gradients(node, arrived, useful):
+                    if result.shape != shape:
+                        result = unbroadcast(result, shape)
+                    if result.dtype != dtype:
+                        result = result.astype(dtype)
+                    arrive(key, result, _is_fresh(result, arrived))
+            except Exception as error:
+                shapes = ", ".join(str(edge[1]) for edge in node.edges if edge)
+                raise RuntimeError(f"backward of {node.name}, inputs {shapes}: {error}") from error
+            if not retain_graph:
+                node.gradients, node.edges = None, []  # frees what was saved for this node
+    return pending
+
+
+def _input_gradients(node: Node, arrived: list, useful: set | None) -> Iterator[tuple[Any, Any]]:
+    """Each edge of `node` that wants a gradient, with the gradient that its input gets."""
+    gradient = arrived[0] if node.outputs == 1 else tuple(arrived)
+    edges = node.edges
+    if useful is not None:
+        edges = [edge if edge and edge[0][0] in useful else None for edge in edges]
+    if callable(node.gradients):
+        results = node.gradients(gradient, [edge is not None for edge in edges])
+        yield from (pair for pair in zip(edges, results, strict=False) if pair[0])
+    else:
+        for edge, function in zip(edges, node.gradients, strict=False):
+            if edge and function:
+                yield edge, function(gradient)
+
+
+def _is_fresh(result: Any, arrived: list) -> bool:
+    """Whether a gradient is new memory, which nobody else can see, and not a view of those that
+    arrived."""
+    owner = _owner(result)
+    return result.flags.writeable and not any(
+        gradient is not None and _owner(gradient) is owner for gradient in arrived
+    )
+
+
+def _starting_gradient(tensor: TensorBase, gradient: TensorBase | None) -> Any:
+    array = tensor.array
+    if not tensor.requires_grad:
+        raise RuntimeError("backward: the tensor does not require a gradient, nor was it recorded")
+    if gradient is None:
+        if array.size != 1:
+            raise RuntimeError(
+                f"backward: a gradient can be left out for one element only; for shape "
+                f"{array.shape} pass gradient=, of that shape"
+            )
+        return np.ones_like(array)
+    if gradient.array.shape != array.shape:
+        raise RuntimeError(
+            f"backward: gradient has shape {gradient.array.shape}, the tensor {array.shape}"
+        )
+    return gradient.array.astype(array.dtype, copy=False)
+
+
+def _leading_to(wanted: Collection[_Key], outputs: Sequence[TensorBase]) -> set:
+    """The nodes that a gradient passes on its way to a wanted one, and the wanted ones."""
+    nodes: set[Node] = set()
+    stack = [tensor.node for tensor in outputs if tensor.node]
+    while stack:
+        node = stack.pop()
+        if node not in nodes:
+            _check_usable(node)
+            nodes.add(node)
+            stack.extend(e[0][0] for e in node.edges if e and isinstance(e[0][0], Node))
+    useful = {source for source, _ in wanted}
+    for node in sorted(nodes, key=lambda node: node.number):  # the oldest first
+        if any(edge and edge[0][0] in useful for edge in node.edges):
+            useful.add(node)
+    return useful
+
+
+# ----------------------------------------------------------------------------- in-place changes
+
+_writes: dict[int, int] = {}  # id of the array that owns the memory -> when it was last written
+_last_write = 0
+
+
+def mark_written(array: Any) -> None:
+    """Note on the tape's clock that `array` was changed in place, as every in-place function does.
+
+    A node that still needs the old values is older than the write: backward then says so, rather
+    than compute with the new ones.
+    """
+    global _last_write
+    _writes[id(_owner(array))] = _last_write = next(_clock)
+
+
+def _check_usable(node: Node) -> None:
+    if node.gradients is None:
+        raise RuntimeError(
+            f"backward ran through {node.name} before and freed what it had saved; "
+            "to run it twice, pass retain_graph=True the first time"
+        )
+    if _last_write > node.number:
+        for array in _saved_arrays(node.gradients):
+            if _writes.get(id(_owner(array)), 0) > node.number:
+                raise RuntimeError(
+                    f"backward of {node.name}: an array of shape {array.shape} that it needs was "
+                    "changed in place after it was used; change a copy (x.clone()) instead"
+                )
+
+
+def _saved_arrays(value: Any) -> Iterator[Any]:
+    """The arrays that gradient functions refer to: what this node saved for backward."""
+    if callable(value):
+        value = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _saved_arrays(item)
+    elif hasattr(value, "strides"):
+        yield value
+
+
+def _owner(array: Any) -> Any:
+    while isinstance(array.base, type(array)):
+        array = array.base
+    return array

@@ -1,0 +1,434 @@
+"""The fused operations in NumPy: forward and, right below it, backward.
+
+A kernel takes and returns plain arrays. In the forward pass y was computed from x, so the backward
+kernel gets dy, the gradient of y, with what the forward pass saved, and returns dx. Matrices of
+rows are written (N, C): whatever comes before the last dimension is one row after the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from ..arrays import accurate_sum
+
+Array = Any
+
+# --------------------------------------------------------------------------------------- softmax
+
+
+def softmax(x: Array, axis: int) -> Array:
+    """y = eˣ / Σ eˣ along `axis`; the peak is subtracted first, so that exp cannot overflow."""
+    y = np.subtract(x, _peak(x, axis), out=np.empty_like(x))
+    np.exp(y, out=y)
+    y /= y.sum(axis=axis, keepdims=True)
+    return y
+
+
+def softmax_backward(dy: Array, y: Array, axis: int) -> Array:
+    """dx = y (dy − Σ y dy)."""
+    dx = y * dy
+    dx -= y * dx.sum(axis=axis, keepdims=True)
+    return dx
+
+
+def log_softmax(x: Array, axis: int) -> Array:
+    """y = x − log Σ eˣ along `axis`."""
+    y = np.subtract(x, _peak(x, axis), out=np.empty_like(x))
+    y -= np.log(np.exp(y).sum(axis=axis, keepdims=True))
+    return y
+
+
+def log_softmax_backward(dy: Array, y: Array, axis: int) -> Array:
+    """dx = dy − eʸ Σ dy."""
+    return dy - np.exp(y) * dy.sum(axis=axis, keepdims=True)
+
+
+def masked_softmax(x: Array, mask: Array, axis: int) -> Array:
+    """Softmax over the positions where `mask` (bool, broadcast to x) is True; 0 elsewhere, and in
+    a row that has no such position."""
+    y = np.where(mask, x, x.dtype.type(-np.inf))
+    peak = _peak(y, axis)
+    y -= np.where(peak == -np.inf, 0, peak)
+    np.exp(y, out=y)
+    total = y.sum(axis=axis, keepdims=True)
+    y /= np.where(total == 0, 1, total)
+    return y
+
+
+def _peak(x: Array, axis: int) -> Array:
+    return x.max(axis=axis, keepdims=True, initial=-np.inf)
+
+
+# -------------------------------------------------------------------------------------- activations
+
+
+def gelu(x: Array, approximate: bool) -> Array:
+    """y = x Φ(x), Φ the normal distribution function; or its approximation by tanh.
+
+    Hendrycks & Gimpel, Gaussian Error Linear Units (2016).
+    """
+    return x * (_tanh_cdf(x)[0] if approximate else _normal_cdf(x))
+
+
+def gelu_backward(dy: Array, x: Array, approximate: bool) -> Array:
+    """dx = dy (Φ(x) + x Φ′(x))."""
+    if approximate:
+        cdf, slope = _tanh_cdf(x)
+    else:
+        cdf, slope = _normal_cdf(x), np.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+    return dy * (cdf + x * slope)
+
+
+def _normal_cdf(x: Array) -> Array:
+    return 0.5 * (1 + erf(x * math.sqrt(0.5)))
+
+
+def _tanh_cdf(x: Array) -> tuple[Array, Array]:
+    """½ (1 + tanh u) with u = √(2/π) (x + 0.044715 x³), and its slope ½ (1 − tanh² u) du/dx."""
+    a, b = math.sqrt(2 / math.pi), 0.044715
+    square = x * x
+    t = np.tanh(a * x * (1 + b * square))
+    return 0.5 * (1 + t), 0.5 * (1 - t * t) * a * (1 + 3 * b * square)
+
+
+def erf(x: Array) -> Array:
+    """The error function, to the last digits of float64: NumPy has none.
+
+    W. J. Cody, Rational Chebyshev approximations for the error function (1969): three ranges, in
+    each a quotient of polynomials.
+    """
+    z = np.abs(x)
+    small = np.minimum(z, 0.5) ** 2
+    near = z * _polynomial(small, _ERF_SMALL[0]) / _polynomial(small, _ERF_SMALL[1])
+    middle = np.clip(z, 0.46875, 4)
+    far = np.maximum(z, 4)
+    inverse = 1 / (far * far)
+    tail = inverse * _polynomial(inverse, _ERF_FAR[0]) / _polynomial(inverse, _ERF_FAR[1])
+    complement = np.where(
+        z <= 4,
+        np.exp(-middle * middle)
+        * _polynomial(middle, _ERF_MIDDLE[0])
+        / _polynomial(middle, _ERF_MIDDLE[1]),
+        np.exp(-far * far) / far * (1 / math.sqrt(math.pi) - tail),
+    )
+    return np.copysign(np.where(z <= 0.46875, near, 1 - complement), x)
+
+
+def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:
+    """Horner's rule; the highest power comes first."""
+    result = x * coefficients[0]
+    for c in coefficients[1:-1]:
+        result += c
+        result *= x
+    result += coefficients[-1]
+    return result
+
+
+# fmt: off
+_ERF_SMALL = (
+    (1.85777706184603153e-1, 3.16112374387056560e0, 1.13864154151050156e2, 3.77485237685302021e2,
+     3.20937758913846947e3),
+    (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3,
+     2.84423683343917062e3),
+)
+_ERF_MIDDLE = (
+    (2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594e0, 6.61191906371416295e1,
+     2.98635138197400131e2, 8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3,
+     1.23033935479799725e3),
+    (1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2,
+     1.62138957456669019e3, 3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3,
+     1.23033935480374942e3),
+)
+_ERF_FAR = (
+    (1.63153871373020978e-2, 3.05326634961232344e-1, 3.60344899949804439e-1, 1.25781726111229246e-1,
+     1.60837851487422766e-2, 6.58749161529837803e-4),
+    (1.0, 2.56852019228982242e0, 1.87295284992346725e0, 5.27905102951428412e-1,
+     6.05183413124413191e-2, 2.33520497626869185e-3),
+)
+# fmt: on
+
+
+# ----------------------------------------------------------------------------- linear, embedding
+
+
+def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    """y = x Wᵀ + b. x (…, in), weight (out, in), bias (out,) or None; y (…, out)."""
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    y = np.matmul(rows, weight.T)
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def linear_backward(
+    dy: Array, x: Array, weight: Array, needed: list[bool]
+) -> tuple[Array | None, Array | None, Array | None]:
+    """dx = dy W, dW = dyᵀ x, db = Σ dy over the rows; None for what is not `needed`."""
+    rows = math.prod(x.shape[:-1])
+    dy = dy.reshape(rows, dy.shape[-1])
+    return (
+        np.matmul(dy, weight).reshape(x.shape) if needed[0] else None,
+        np.matmul(dy.T, x.reshape(rows, x.shape[-1])) if needed[1] else None,
+        accurate_sum(dy, (0,)) if needed[2] else None,
+    )
+
+
+def embedding(index: Array, weight: Array) -> Array:
+    """y[...] = weight[index[...]]. index any shape of integers, weight (V, C); y (…, C).
+
+    IndexError for an index outside 0 … V − 1.
+    """
+    if index.size and not 0 <= index.min() <= index.max() < len(weight):
+        wrong = index.min() if index.min() < 0 else index.max()
+        raise IndexError(f"embedding: index {wrong} is out of range for {len(weight)} rows")
+    return weight[index]
+
+
+def embedding_backward(dy: Array, index: Array, rows: int) -> Array:
+    """dW[v] = Σ of the dy whose index is v. dy (…, C); dW (rows, C).
+
+    With few rows as a product with the one-hot matrix, which is fastest; else the gradients are
+    sorted by index and summed run by run, since `np.add.at` is slower than both.
+    """
+    index, dy = index.reshape(-1), dy.reshape(index.size, dy.shape[-1])
+    if rows <= 256:
+        one_hot = np.zeros((rows, index.size), dy.dtype)
+        one_hot[index, np.arange(index.size)] = 1
+        return np.matmul(one_hot, dy)
+    dw = np.zeros((rows, dy.shape[-1]), dy.dtype)
+    if index.size:
+        order = np.argsort(index, kind="stable")
+        present, starts = np.unique(index[order], return_index=True)
+        dw[present] = np.add.reduceat(dy[order], starts, axis=0)
+    return dw
+
+
+# ---------------------------------------------------------------------------------- normalisation
+
+
+def layer_norm(
+    x: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
+    """y = (x − mean) / √(variance + eps) · weight + bias, along each row of x (N, C).
+
+    weight, bias: (C,) or None. The variance is the biased one, Σ(x − mean)² / C.
+    Returns y, and for backward the normalised rows (N, C) and 1 / √(variance + eps) (N, 1).
+    Ba, Kiros & Hinton, Layer Normalization (2016).
+    """
+    normed = x - x.mean(axis=1, keepdims=True)
+    rstd = 1 / np.sqrt(_mean_of_product(normed, normed) + x.dtype.type(eps))
+    normed *= rstd
+    y = normed if weight is None else normed * weight
+    if bias is not None:
+        y = y + bias if y is normed else np.add(y, bias, out=y)
+    return y.copy() if y is normed else y, normed, rstd
+
+
+def layer_norm_backward(
+    dy: Array, normed: Array, rstd: Array, weight: Array | None, needed: list[bool]
+) -> tuple[Array | None, Array | None, Array | None]:
+    """dx = rstd (g − mean(g) − normed · mean(g · normed)) with g = dy · weight; dw and db."""
+    dx = dw = db = None
+    if needed[0]:
+        dx = dy.copy() if weight is None else dy * weight
+        slope = _mean_of_product(dx, normed)
+        dx -= dx.mean(axis=1, keepdims=True)
+        dx -= normed * slope
+        dx *= rstd
+    if needed[1]:
+        dw = accurate_sum(dy * normed, (0,))
+    if needed[2]:
+        db = accurate_sum(dy, (0,))
+    return dx, dw, db
+
+
+def rms_norm(x: Array, weight: Array | None, eps: float) -> tuple[Array, Array, Array]:
+    """y = x / √(mean(x²) + eps) · weight, along each row of x (N, C); saves as `layer_norm` does.
+
+    Zhang & Sennrich, Root Mean Square Layer Normalization (2019).
+    """
+    rstd = 1 / np.sqrt(_mean_of_product(x, x) + x.dtype.type(eps))
+    normed = x * rstd
+    return normed.copy() if weight is None else normed * weight, normed, rstd
+
+
+def rms_norm_backward(
+    dy: Array, normed: Array, rstd: Array, weight: Array | None, needed: list[bool]
+) -> tuple[Array | None, Array | None]:
+    """dx = rstd (g − normed · mean(g · normed)) with g = dy · weight; dw by columns."""
+    dx = dw = None
+    if needed[0]:
+        dx = dy.copy() if weight is None else dy * weight
+        dx -= normed * _mean_of_product(dx, normed)
+        dx *= rstd
+    if needed[1]:
+        dw = accurate_sum(dy * normed, (0,))
+    return dx, dw
+
+
+def _mean_of_product(a: Array, b: Array) -> Array:
+    """The mean of a · b along each row, without the product as an array: (N, 1)."""
+    return np.einsum("nc,nc->n", a, b)[:, None] / a.dtype.type(a.shape[1])
+
+
+# ------------------------------------------------------------------------------------------ dropout
+
+
+def dropout(x: Array, bits: Array, threshold: int) -> tuple[Array, Array]:
+    """Zero where the 16-bit `bits` are below `threshold`; scale the rest to keep the mean.
+
+    Returns y and the mask of what was kept. Srivastava et al., Dropout (2014).
+    """
+    keep = bits.reshape(x.shape) >= threshold
+    return dropout_backward(x, keep, threshold), keep
+
+
+def dropout_backward(dy: Array, keep: Array, threshold: int) -> Array:
+    dx = dy * keep
+    if threshold < 65536:
+        dx *= dy.dtype.type(65536 / (65536 - threshold))
+    return dx
+
+
+# ------------------------------------------------------------------------------------ cross-entropy
+
+
+def cross_entropy(
+    logits: Array, targets: Array, ignored: Array, smoothing: float, save: bool
+) -> tuple[Array, Array | None]:
+    """loss[n] = −Σ_c t[n, c] log softmax(logits[n])[c], 0 for a row that is ignored.
+
+    t is 1 − smoothing at the target plus smoothing / C everywhere. logits (N, C), targets (N,) in
+    0 … C − 1, ignored (N,) bool. Returns the losses (N,) and, to `save`, d loss / d logits (N, C),
+    which is softmax − t.
+    """
+    rows = np.arange(len(logits))
+    shifted = logits - _peak(logits, 1)
+    picked = shifted[rows, targets]
+    shares = np.exp(shifted)
+    total = shares.sum(axis=1)
+    losses = np.log(total)
+    losses -= (1 - smoothing) * picked
+    if smoothing:
+        losses -= smoothing * shifted.mean(axis=1)
+    losses[ignored] = 0
+    if not save:
+        return losses, None
+    shares /= total[:, None]
+    shares[rows, targets] -= 1 - smoothing
+    if smoothing:
+        shares -= smoothing / logits.shape[1]
+    shares[ignored] = 0
+    return losses, shares
+
+
+# --------------------------------------------------------------------------------------- attention
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    causal: bool,
+    scale: float,
+    bits: Array | None,
+    threshold: int,
+) -> tuple[Array, Array, Array | None]:
+    """y = dropout(softmax(q kᵀ · scale + mask)) v.
+
+    q (…, L, E), k (…, S, E), v (…, S, D); y (…, L, D). mask: bool (True: may be attended to) or
+    added, broadcast to (…, L, S). causal: position i sees the positions up to i. bits: 16-bit
+    integers for dropout, or None. A position that may see nothing yields 0.
+    Returns y, the attention weights before dropout (…, L, S) and the mask of those kept.
+    Vaswani et al., Attention Is All You Need (2017).
+    """
+    scores = np.matmul(q * q.dtype.type(scale), k.swapaxes(-1, -2))  # (…, L, S)
+    if causal:
+        np.copyto(scores, -np.inf, where=_future(*scores.shape[-2:]))
+    if mask is not None:
+        scores = (
+            np.where(mask, scores, scores.dtype.type(-np.inf))
+            if mask.dtype == bool
+            else scores + mask
+        )
+    peak = _peak(scores, -1)
+    scores -= peak if mask is None else np.where(peak == -np.inf, 0, peak)
+    weights = np.exp(scores, out=scores)
+    total = weights.sum(axis=-1, keepdims=True)
+    weights /= total if mask is None else np.where(total == 0, 1, total)
+    kept, keep = (weights, None) if bits is None else dropout(weights, bits, threshold)
+    return np.matmul(kept, v), weights, keep
+
+
+def attention_backward(
+    dy: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    weights: Array,
+    keep: Array | None,
+    scale: float,
+    threshold: int,
+) -> tuple[Array, Array, Array, Array]:
+    """The gradients of q, k, v and of the scores (the mask's, before un-broadcasting)."""
+    kept = weights if keep is None else dropout_backward(weights, keep, threshold)
+    dv = np.matmul(kept.swapaxes(-1, -2), dy)
+    dweights = np.matmul(dy, v.swapaxes(-1, -2))
+    if keep is not None:
+        dweights = dropout_backward(dweights, keep, threshold)
+    dscores = softmax_backward(dweights, weights, -1)
+    scale = q.dtype.type(scale)
+    dq = np.matmul(dscores, k)
+    dq *= scale
+    dk = np.matmul(dscores.swapaxes(-1, -2), q)
+    dk *= scale
+    return dq, dk, dv, dscores
+
+
+@functools.lru_cache(maxsize=16)
+def _future(length: int, positions: int) -> Array:
+    """True where a position would look at a later one: (length, positions)."""
+    return ~np.tri(length, positions, dtype=bool)
+
+
+# ---------------------------------------------------------------------------------------- optimizer
+
+
+def adam(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    """One step of Adam (Kingma & Ba 2015) or, decoupled, AdamW (Loshchilov & Hutter 2019), in place.
+
+    m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²
+    p ← p − lr · m̂ / (√v̂ + eps),  m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ)
+    Weight decay first shrinks p by lr · weight_decay · p (AdamW), or is added to g (Adam).
+    """
+    beta1, beta2 = betas
+    if weight_decay and decoupled:
+        p *= 1 - lr * weight_decay
+    elif weight_decay:
+        g = g + weight_decay * p
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    v += (1 - beta2) * g * g
+    root = np.sqrt(v, out=np.empty_like(v))
+    root /= math.sqrt(1 - beta2**step)
+    root += eps
+    np.divide(m, root, out=root)
+    root *= lr / (1 - beta1**step)
+    p -= root

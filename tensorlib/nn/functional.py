@@ -1,0 +1,407 @@
+"""The functions behind the layers, as in `torch.nn.functional`: usually imported as F.
+
+Each is one fused operation: the checks, the kernel, the gradients. What it computes, step by step
+with primitives, is written out under the same name in `plain.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import ops, random
+from ..autograd import is_recording, operation
+from ..kernels import kernels
+from ..ops import log_softmax, relu, sigmoid, softmax, tanh
+from ..tensor import Tensor
+
+# ----------------------------------------------------------------------------------- activations
+
+
+@operation
+@ops.quiet
+def _gelu(x, approximate):
+    return kernels(x).gelu(x, approximate), (
+        lambda grad: kernels(grad).gelu_backward(grad, x, approximate),
+    )
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """x Φ(x), with Φ the normal distribution function; `approximate="tanh"` is GPT-2's form."""
+    if approximate not in ("none", "tanh"):
+        raise RuntimeError(f"gelu: approximate must be 'none' or 'tanh', not {approximate!r}")
+    return _gelu(input, approximate == "tanh")
+
+
+@operation
+@ops.quiet
+def silu(x):
+    """x · sigmoid(x), also called swish."""
+    s = 1 / (1 + np.exp(-x))
+    return x * s, (lambda grad: grad * s * (1 + x * (1 - s)),)
+
+
+@operation
+def _masked_softmax(x, mask, dim):
+    y = kernels(x).masked_softmax(x, mask, dim)
+    return y, (lambda grad: kernels(grad).softmax_backward(grad, y, dim),)
+
+
+def masked_softmax(input: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
+    """Softmax over the positions where `mask` (bool, broadcast to the input) is True, 0 elsewhere.
+
+    The video's masked_fill with −inf and softmax, in one; a row without any True becomes 0.
+    """
+    return _masked_softmax(input, mask, dim)
+
+
+# ------------------------------------------------------------------------------ layers with weights
+
+
+@operation
+def _linear(x, weight, bias):
+    return kernels(x).linear(x, weight, bias), (
+        lambda grad, needed: kernels(grad).linear_backward(grad, x, weight, needed)
+    )
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b. input (…, in), weight (out, in), bias (out,); the result is (…, out)."""
+    if input.ndim == 0 or weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
+        raise RuntimeError(
+            f"linear: input {input.shape} and weight {weight.shape} do not fit: "
+            "the last size of the input must be the second of the weight"
+        )
+    if input.dtype != weight.dtype:
+        raise RuntimeError(f"linear: input is {input.dtype}, weight is {weight.dtype}")
+    return _linear(input, weight, bias)
+
+
+@operation
+def _embedding(index, weight):
+    rows = len(weight)
+    return kernels(weight).embedding(index, weight), (
+        None,
+        lambda grad: kernels(grad).embedding_backward(grad, index, rows),
+    )
+
+
+def embedding(input: Tensor, weight: Tensor) -> Tensor:
+    """Row input[...] of `weight`. input: integers of any shape, weight (V, C); result (…, C).
+
+    IndexError for an index outside 0 … V − 1.
+    """
+    if input.dtype.kind != "i":
+        raise RuntimeError(f"embedding: the input must be integers, not {input.dtype}")
+    return _embedding(input, weight)
+
+
+# ---------------------------------------------------------------------------------- normalisation
+
+
+@operation
+def _layer_norm(x, weight, bias, dims, eps):
+    shape, row = x.shape, x.shape[x.ndim - dims :]
+    gain, shift = (None if w is None else w.reshape(-1) for w in (weight, bias))
+    y, normed, rstd = kernels(x).layer_norm(_as_rows(x, dims), gain, shift, eps)
+
+    def gradients(grad, needed):
+        grad = grad.reshape(normed.shape)
+        results = kernels(grad).layer_norm_backward(grad, normed, rstd, gain, needed)
+        return _reshaped(results, (shape, row, row))
+
+    return y.reshape(shape), gradients
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """(x − mean) / √(variance + eps) · weight + bias over the last dimensions.
+
+    normalized_shape: the sizes of those dimensions, and the shape of weight and bias. The
+    variance is the biased one. Ba, Kiros & Hinton, Layer Normalization (2016).
+    """
+    dims = _normalized_dims("layer_norm", input, normalized_shape, weight, bias)
+    return _layer_norm(input, weight, bias, dims, eps)
+
+
+@operation
+def _rms_norm(x, weight, dims, eps):
+    shape, row = x.shape, x.shape[x.ndim - dims :]
+    gain = None if weight is None else weight.reshape(-1)
+    y, normed, rstd = kernels(x).rms_norm(_as_rows(x, dims), gain, eps)
+
+    def gradients(grad, needed):
+        grad = grad.reshape(normed.shape)
+        results = kernels(grad).rms_norm_backward(grad, normed, rstd, gain, needed)
+        return _reshaped(results, (shape, row))
+
+    return y.reshape(shape), gradients
+
+
+def rms_norm(
+    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """x / √(mean(x²) + eps) · weight over the last dimensions; eps None is that of the dtype.
+
+    Zhang & Sennrich, Root Mean Square Layer Normalization (2019).
+    """
+    dims = _normalized_dims("rms_norm", input, normalized_shape, weight)
+    return _rms_norm(input, weight, dims, float(np.finfo(input.dtype).eps) if eps is None else eps)
+
+
+def _normalized_dims(name: str, input: Tensor, normalized_shape: Any, *weights: Any) -> int:
+    """How many last dimensions are normalised, once all shapes are seen to agree."""
+    if isinstance(normalized_shape, int):
+        normalized_shape = (normalized_shape,)
+    row = tuple(normalized_shape)
+    wrong = [w.shape for w in weights if w is not None and w.shape != row]
+    if not row or input.shape[-len(row) :] != row or wrong:
+        raise RuntimeError(
+            f"{name}: normalized_shape {row} must be the last sizes of the input {input.shape}, "
+            f"and the shape of the weights{f', not {wrong[0]}' if wrong else ''}"
+        )
+    return len(row)
+
+
+def _as_rows(x, dims):
+    """(…, normalised dimensions) as rows (N, C)."""
+    lead = x.ndim - dims
+    return x.reshape(math.prod(x.shape[:lead]), math.prod(x.shape[lead:]))
+
+
+def _reshaped(arrays, shapes):
+    return [None if a is None else a.reshape(s) for a, s in zip(arrays, shapes, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------ dropout
+
+
+@operation
+def _dropout(x, threshold):
+    y, keep = kernels(x).dropout(x, random.dropout_bits(x.size), threshold)
+    return y, (lambda grad: kernels(grad).dropout_backward(grad, keep, threshold),)
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """Each element zero with probability p, the others scaled so that the mean stays.
+
+    p is rounded to 16 bits: t = round(65536 p), and what is kept is scaled by 65536 / (65536 − t).
+    Which are dropped follows from `manual_seed`, or inside `random.counter(...)` from its counter.
+    """
+    threshold = _dropout_threshold("dropout", p)
+    return _dropout(input, threshold) if training and threshold else input
+
+
+def _dropout_threshold(name: str, p: float) -> int:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: p must be between 0 and 1, not {p}")
+    return round(65536 * p)
+
+
+# ------------------------------------------------------------------------------------------- losses
+
+
+def _reduced(losses: Tensor, reduction: str, count: int | None = None) -> Tensor:
+    """`losses` as they are, their sum, or their mean (over `count` where some were ignored)."""
+    if reduction == "none":
+        return losses
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
+    total = losses.sum()
+    return total if reduction == "sum" else total / (losses.numel() if count is None else count)
+
+
+def _rows_and_classes(name: str, input: Tensor, target: Tensor, ignore_index: int) -> tuple:
+    """Scores (N, C) or (C,) or (N, C, d1, …) as rows (M, C); the targets as (M,), 0 where ignored;
+    and which are ignored (M,)."""
+    if target.dtype.kind != "i":
+        raise RuntimeError(f"{name}: targets are class indices (int64), not {target.dtype}")
+    dim = 0 if input.ndim == 1 else 1
+    if input.ndim == 0 or target.shape != input.shape[:dim] + input.shape[dim + 1 :]:
+        kind = ValueError if input.ndim == 2 and target.ndim == 1 else RuntimeError
+        raise kind(
+            f"{name}: input {input.shape} and target {target.shape} do not fit: expected "
+            "(N, C) with (N,), or (N, C, d1, …) with (N, d1, …); flatten (B, T, C) to (B*T, C)"
+        )
+    classes = input.shape[dim]
+    rows = input if dim == 0 else ops.permute(input, 0, *range(2, input.ndim), 1)
+    index = target.array.reshape(-1)
+    ignored = index == ignore_index
+    index = np.where(ignored, 0, index)
+    if index.size and not 0 <= index.min() <= index.max() < classes:
+        wrong = index.min() if index.min() < 0 else index.max()
+        raise IndexError(f"{name}: target {wrong} is out of range for {classes} classes")
+    return ops.reshape(rows, index.size, classes), index, ignored
+
+
+@operation
+def _cross_entropy(logits, targets, ignored, smoothing):
+    kernel = kernels(logits)
+    losses, slope = kernel.cross_entropy(logits, targets, ignored, smoothing, is_recording())
+    return losses, (lambda grad: slope * np.where(ignored, 0, grad)[:, None],)
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """−log softmax(input)[target]: how surprised the scores are by the right class.
+
+    input: scores (N, C), (C,) or (N, C, d1, …); target: class indices (N,), () or (N, d1, …).
+    ignore_index: a target that counts for nothing, in the mean neither.
+    label_smoothing: the share of the target that is spread evenly over all classes.
+    Raises IndexError for a class out of range, ValueError or RuntimeError for shapes that differ.
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise RuntimeError(f"cross_entropy: label_smoothing is from 0 to 1, not {label_smoothing}")
+    rows, index, ignored = _rows_and_classes("cross_entropy", input, target, ignore_index)
+    losses = _cross_entropy(rows, index, ignored, label_smoothing)
+    count = index.size - int(ignored.sum())
+    return _reduced(losses.reshape(target.shape), reduction, count)
+
+
+@operation
+def _nll(x, targets, ignored):
+    rows, shape, dtype = np.arange(len(x)), x.shape, x.dtype
+    losses = np.where(ignored, 0, -x[rows, targets])
+
+    def grad_x(grad):
+        total = np.zeros_like(grad, dtype, shape=shape)
+        total[rows, targets] = np.where(ignored, 0, -grad)
+        return total
+
+    return losses, (grad_x,)
+
+
+def nll_loss(
+    input: Tensor, target: Tensor, *, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
+    """−input[target], for log-probabilities; shapes and errors as `cross_entropy`."""
+    rows, index, ignored = _rows_and_classes("nll_loss", input, target, ignore_index)
+    losses = _nll(rows, index, ignored)
+    return _reduced(losses.reshape(target.shape), reduction, index.size - int(ignored.sum()))
+
+
+def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
+    """(input − target)²."""
+    difference = input - target
+    return _reduced(difference * difference, reduction)
+
+
+@operation
+@ops.quiet
+def _bce_with_logits(x, y):
+    losses = np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x)))
+    return losses, (lambda grad: grad * (1 / (1 + np.exp(-x)) - y), lambda grad: -grad * x)
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor, target: Tensor, *, reduction: str = "mean"
+) -> Tensor:
+    """−y log σ(x) − (1 − y) log(1 − σ(x)), σ the sigmoid; input and target of one shape."""
+    if input.shape != target.shape:
+        raise ValueError(f"bce: input {input.shape} and target {target.shape} must have one shape")
+    return _reduced(_bce_with_logits(input, target), reduction)
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """1 at the class and 0 elsewhere, as int64: shape (…, num_classes); -1 takes the largest + 1."""
+    index = tensor.array
+    if index.dtype.kind != "i":
+        raise RuntimeError(f"one_hot: needs integers, not {index.dtype}")
+    if num_classes == -1 and not index.size:
+        raise RuntimeError("one_hot: without any element, num_classes must be given")
+    classes = int(index.max()) + 1 if num_classes == -1 else num_classes
+    if index.size and not 0 <= index.min() <= index.max() < classes:
+        raise RuntimeError(f"one_hot: class values must be from 0 to {classes - 1}")
+    return Tensor((index[..., None] == np.arange(classes)).astype(np.int64))
+
+
+# ---------------------------------------------------------------------------------------- attention
+
+
+@operation
+def _attention(q, k, v, mask, causal, scale, threshold):
+    size = math.prod(np.broadcast_shapes(q.shape[:-2], k.shape[:-2])) * q.shape[-2] * k.shape[-2]
+    bits = random.dropout_bits(size) if threshold else None
+    y, weights, keep = kernels(q).attention(q, k, v, mask, causal, scale, bits, threshold)
+
+    def gradients(grad, needed):
+        return kernels(grad).attention_backward(grad, q, k, v, weights, keep, scale, threshold)
+
+    return y, gradients
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """softmax(q kᵀ · scale + mask) v: what each position gathers from those it attends to.
+
+    query (…, L, E), key (…, S, E), value (…, S, D); the result is (…, L, D).
+    attn_mask: broadcast to (…, L, S); bool, True where attention is allowed, or numbers to add.
+    is_causal: position i attends to positions up to i. scale: 1 / √E by default.
+    dropout_p: dropped whatever the mode, as in PyTorch: pass 0 in evaluation.
+    Vaswani et al., Attention Is All You Need (2017).
+    """
+    rank = min(query.ndim, key.ndim, value.ndim)
+    if rank < 2 or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        raise RuntimeError(
+            f"scaled_dot_product_attention: query {query.shape}, key {key.shape} and value "
+            f"{value.shape} do not fit: expected (…, L, E), (…, S, E) and (…, S, D), that is, "
+            "at least 2 dimensions"
+        )
+    if not query.dtype == key.dtype == value.dtype:
+        raise RuntimeError(
+            f"scaled_dot_product_attention: query is {query.dtype}, key {key.dtype} and value "
+            f"{value.dtype}: they must have one dtype"
+        )
+    if is_causal and attn_mask is not None:
+        raise RuntimeError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
+    if attn_mask is not None and attn_mask.dtype not in (np.bool_, np.float32, query.dtype):
+        raise RuntimeError(
+            f"scaled_dot_product_attention: attn_mask must be bool, float32 or {query.dtype}, "
+            f"not {attn_mask.dtype}"
+        )
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    threshold = _dropout_threshold("scaled_dot_product_attention", dropout_p)
+    return _attention(query, key, value, attn_mask, is_causal, scale, threshold)
+
+
+__all__ = [
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "log_softmax",
+    "masked_softmax",
+    "mse_loss",
+    "nll_loss",
+    "one_hot",
+    "relu",
+    "rms_norm",
+    "scaled_dot_product_attention",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "tanh",
+]

@@ -1,0 +1,36 @@
+"""`clip_grad_norm_`: keep one bad batch from throwing the weights far away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..autograd import mark_written
+from ..tensor import Tensor
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0
+) -> Tensor:
+    """Scale all gradients by one factor, in place, so that their joint norm is at most `max_norm`.
+
+    norm_type: 2 for the Euclidean norm, inf for the largest element. Returns the norm before.
+    """
+    parameters = [parameters] if isinstance(parameters, Tensor) else parameters
+    grads = [p.grad.array for p in parameters if p.grad is not None]
+    if not grads:
+        return Tensor(np.zeros((), np.float32))
+    if math.isinf(norm_type):
+        total = max(np.abs(g).max() for g in grads)
+    elif norm_type == 2:
+        total = np.sqrt(sum(np.vdot(g, g) for g in grads))
+    else:
+        total = sum((np.abs(g) ** norm_type).sum() for g in grads) ** (1 / norm_type)
+    factor = max_norm / (total + 1e-6)
+    if not factor >= 1:  # also where the norm is nan: the gradients then show it
+        for g in grads:
+            g *= g.dtype.type(factor)
+            mark_written(g)
+    return Tensor(np.asarray(total, grads[0].dtype))

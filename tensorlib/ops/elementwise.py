@@ -1,0 +1,271 @@
+"""Arithmetic, functions of one number, and choices: each value with its gradients beside it.
+
+`grad` is the gradient of the value; each lambda turns it into the gradient of one argument. The
+tape sums it back where that argument was broadcast, and skips what nobody asked for.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from ..arrays import promote, promote_arrays, promote_to_float
+from ..autograd import operation
+
+elementwise = partial(operation, prepare=promote)  # operands meet in their common type
+floating = partial(operation, prepare=promote_to_float)  # and integers become float32
+quiet = np.errstate(all="ignore")  # 1 / 0 is inf without a warning, as in PyTorch
+
+# ----------------------------------------------------------------------------------- arithmetic
+
+
+@elementwise
+def add(x, y):
+    return x + y, (lambda grad: grad, lambda grad: grad)
+
+
+@elementwise
+def sub(x, y):
+    return x - y, (lambda grad: grad, lambda grad: -grad)
+
+
+@elementwise
+def mul(x, y):
+    return x * y, (lambda grad: grad * y, lambda grad: grad * x)
+
+
+@floating
+@quiet
+def div(x, y):
+    return x / y, (lambda grad: grad / y, lambda grad: -grad * x / (y * y))
+
+
+@elementwise
+@quiet
+def pow(x, y):
+    z = _power(x, y)
+
+    def grad_x(grad):  # a zeroth power is constant, also at 0, where x ** -1 is not finite
+        slope = y * _power(x, y - 1)
+        return grad * (slope if isinstance(y, float) and y else np.where(y == 0, 0, slope))
+
+    def grad_y(grad):  # a power of 0 is constant too, although log 0 is not finite
+        return grad * np.where((x == 0) & (y >= 0), 0, z * np.log(x))
+
+    return z, (grad_x, grad_y)
+
+
+def _power(x, y):
+    """x ** y; by simpler means where the general power takes a hundred times as long."""
+    if isinstance(y, (int, float)) and y in (3, -0.5):
+        return x * x * x if y == 3 else 1 / np.sqrt(x)
+    return x**y
+
+
+@elementwise
+def neg(x):
+    return -x, (lambda grad: -grad,)
+
+
+@elementwise
+def abs(x):
+    return np.abs(x), (lambda grad: np.where(x > 0, grad, np.where(x < 0, -grad, 0)),)
+
+
+# ----------------------------------------------------------------------- functions of one number
+
+
+@floating
+@quiet
+def exp(x):
+    y = np.exp(x)
+    return y, (lambda grad: grad * y,)
+
+
+@floating
+@quiet
+def log(x):
+    return np.log(x), (lambda grad: grad / x,)
+
+
+@floating
+@quiet
+def sqrt(x):
+    y = np.sqrt(x)
+    return y, (lambda grad: grad / (2 * y),)
+
+
+@floating
+@quiet
+def rsqrt(x):
+    y = 1 / np.sqrt(x)
+    return y, (lambda grad: -0.5 * grad * y * y * y,)
+
+
+@floating
+def sin(x):
+    return np.sin(x), (lambda grad: grad * np.cos(x),)
+
+
+@floating
+def cos(x):
+    return np.cos(x), (lambda grad: -grad * np.sin(x),)
+
+
+@floating
+def tanh(x):
+    y = np.tanh(x)
+    return y, (lambda grad: grad * (1 - y * y),)
+
+
+@floating
+@quiet
+def sigmoid(x):
+    y = 1 / (1 + np.exp(-x))
+    return y, (lambda grad: grad * y * (1 - y),)
+
+
+@elementwise
+def relu(x):
+    y = np.maximum(x, 0)
+    return y, (lambda grad: np.where(y <= 0, 0, grad),)
+
+
+# --------------------------------------------------------------------------------------- choices
+
+
+@elementwise
+def maximum(x, y):
+    return np.maximum(x, y), _to_the_chosen(x < y, x > y, x == y)
+
+
+@elementwise
+def minimum(x, y):
+    return np.minimum(x, y), _to_the_chosen(x > y, x < y, x == y)
+
+
+def _to_the_chosen(not_x, not_y, tie):
+    """The gradients of two operands of which one was chosen; at a tie each gets half."""
+    return (
+        lambda grad: np.where(tie, grad / 2, np.where(not_x, 0, grad)),
+        lambda grad: np.where(tie, grad / 2, np.where(not_y, 0, grad)),
+    )
+
+
+def clamp(input, min=None, max=None):
+    """Values below `min` raised to it, values above `max` lowered to it; either may be None.
+
+    The gradient passes where the value did not change. RuntimeError if both are None.
+    """
+    if min is None and max is None:
+        raise RuntimeError("clamp: give min, max or both")
+    if min is not None:
+        input = _at_least(input, min)
+    return input if max is None else _at_most(input, max)
+
+
+@elementwise
+def _at_least(x, low):
+    return np.maximum(x, low), (lambda grad: grad * (x >= low),)
+
+
+@elementwise
+def _at_most(x, high):
+    return np.minimum(x, high), (lambda grad: grad * (x <= high),)
+
+
+@operation(prepare=lambda condition, x, y: (condition, *promote_arrays(x, y)))
+def where(condition, x, y):
+    return np.where(condition, x, y), (
+        None,
+        lambda grad: np.where(condition, grad, 0),
+        lambda grad: np.where(condition, 0, grad),
+    )
+
+
+@operation
+def masked_fill(x, mask, value):
+    if mask.dtype != bool:
+        raise RuntimeError(f"masked_fill: the mask must be bool, not {mask.dtype}")
+    return np.where(mask, np.asarray(value).astype(x.dtype), x), (
+        lambda grad: np.where(mask, 0, grad),
+        None,
+        lambda grad: np.where(mask, grad, 0),
+    )
+
+
+# ---------------------------------------------------------------- comparisons: nothing flows back
+
+
+@elementwise
+def eq(x, y):
+    return x == y, None
+
+
+@elementwise
+def ne(x, y):
+    return x != y, None
+
+
+@elementwise
+def lt(x, y):
+    return x < y, None
+
+
+@elementwise
+def le(x, y):
+    return x <= y, None
+
+
+@elementwise
+def gt(x, y):
+    return x > y, None
+
+
+@elementwise
+def ge(x, y):
+    return x >= y, None
+
+
+@elementwise
+def logical_and(x, y):
+    return np.logical_and(x, y), None
+
+
+@elementwise
+def logical_or(x, y):
+    return np.logical_or(x, y), None
+
+
+@operation
+def logical_not(x):
+    return np.logical_not(x), None
+
+
+@elementwise
+def bitwise_and(x, y):
+    _no_floats("&", x, y)
+    return x & y, None
+
+
+@elementwise
+def bitwise_or(x, y):
+    _no_floats("|", x, y)
+    return x | y, None
+
+
+@operation
+def bitwise_not(x):
+    _no_floats("~", x)
+    return ~x, None
+
+
+def _no_floats(symbol, *operands):
+    if any(
+        isinstance(x, float) or getattr(x, "dtype", bool) not in (bool, "int32", "int64")
+        for x in operands
+    ):
+        raise RuntimeError(
+            f"{symbol} is for bools and integers: compare first, as in (x > 0) {symbol} m"
+        )

@@ -1,0 +1,103 @@
+"""Picking elements: x[...] in all its forms, and `gather`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..autograd import TensorBase, operation
+
+
+def getitem(x, index):
+    """x[index]: numbers, slices, None, ..., masks, lists and tensors of integers.
+
+    A view where only numbers, slices, None and ... are used; IndexError out of range.
+    """
+    for step in plain_index(index):
+        x = _getitem(x, step)
+    return x
+
+
+def plain_index(index):
+    """What stands between [ and ] as NumPy takes it: one or two indices, to be applied in turn.
+
+    Numbers come first and on their own where arrays are among the parts: NumPy would take them
+    for arrays as well, and put the result's dimensions in another order than PyTorch.
+    """
+    parts = [_plain(part) for part in (index if isinstance(index, tuple) else (index,))]
+    if all(part is not Ellipsis for part in parts):
+        parts.append(Ellipsis)  # which makes x[1, 2] a view, as in PyTorch, and no scalar
+    is_array = [isinstance(part, np.ndarray) for part in parts]
+    if not any(is_array) or not any(type(part) is int for part in parts):
+        return [tuple(parts)]
+    first = []
+    for part, array in zip(parts, is_array, strict=True):
+        dims = part.ndim if array and part.dtype == bool else 1
+        first += [slice(None)] * dims if array else [part]
+    rest = [part for part in parts if type(part) is not int]
+    keep = (np.ndarray, type(Ellipsis))
+    return [tuple(first), tuple(p if isinstance(p, keep) else slice(None) for p in rest)]
+
+
+def _plain(part):
+    """One part of an index as NumPy takes it; integer arrays as int64."""
+    if isinstance(part, TensorBase):
+        part = part.array
+        if part.ndim == 0 and part.dtype.kind == "i":
+            return int(part)
+    elif isinstance(part, np.integer):
+        return int(part)
+    elif isinstance(part, (list, range)):
+        part = np.array([_plain(p) for p in part] or np.zeros(0, np.int64))
+    elif isinstance(part, slice) and part.step is not None and part.step <= 0:
+        raise ValueError(f"slice step must be positive, not {part.step}: use flip for a reversal")
+    if getattr(getattr(part, "dtype", None), "kind", "b") in "fV":
+        raise IndexError(f"an index must be of integers or bools, not {part.dtype}")
+    return part.astype(np.int64) if getattr(part, "dtype", None) == np.int32 else part
+
+
+@operation
+def _getitem(x, index):
+    shape, dtype = x.shape, x.dtype
+    repeats = any(getattr(part, "dtype", None) == np.int64 for part in index)
+
+    def grad_x(grad):
+        total = np.zeros_like(grad, dtype, shape=shape)
+        if repeats:
+            np.add.at(total, index, grad)  # an element picked twice gets both gradients
+        else:
+            total[index] = grad
+        return total
+
+    return x[index], (grad_x,)
+
+
+@operation
+def gather(x, dim, index):
+    """y[i][j] = x[index[i][j]][j] for dim 0, and so on; index has the rank of x.
+
+    RuntimeError for an index out of range, or larger than x along another dimension.
+    """
+    shape, dtype = x.shape, x.dtype
+    if index.dtype.kind != "i":
+        raise RuntimeError(f"gather: the index must be of integers, not {index.dtype}")
+    if index.ndim != x.ndim:
+        raise RuntimeError(f"gather: index of shape {index.shape} for an input of shape {shape}")
+    if x.ndim == 0:
+        return x.copy(), (lambda grad: grad,)
+    if not -x.ndim <= dim < x.ndim:
+        raise IndexError(f"gather: dim {dim} is out of range for shape {shape}")
+    axis = dim % x.ndim
+    if any(n > m for i, (n, m) in enumerate(zip(index.shape, shape, strict=True)) if i != axis):
+        raise RuntimeError(f"gather: index of shape {index.shape} exceeds the input's {shape}")
+    if index.size and not 0 <= index.min() <= index.max() < shape[axis]:
+        raise RuntimeError(f"gather: an index is out of range for dim {dim} of shape {shape}")
+    grid = list(np.ogrid[tuple(slice(n) for n in index.shape)])
+    grid[axis] = index
+    where = tuple(grid)
+
+    def grad_x(grad):
+        total = np.zeros_like(grad, dtype, shape=shape)
+        np.add.at(total, where, grad)
+        return total
+
+    return x[where], (grad_x,)

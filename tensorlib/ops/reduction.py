@@ -1,0 +1,262 @@
+"""Sums, means, extremes and what is built from them, over one dimension, several, or all."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ..arrays import accurate_sum, is_floating, promote_to_float
+from ..autograd import TensorBase, operation
+from ..kernels import kernels
+from .elementwise import maximum, minimum, quiet
+from .indexing import gather
+from .shape import squeeze
+
+
+def _axes(x, dim):
+    """The axes that `dim` names, from 0 up: None (all), a number or several. IndexError if one
+    is out of range, RuntimeError if one comes twice."""
+    if dim is None or dim == ():
+        return tuple(range(x.ndim))
+    dims = dim if isinstance(dim, (tuple, list)) else (dim,)
+    rank = x.ndim or 1  # a 0-d tensor has the dimensions 0 and -1, as in PyTorch
+    for d in dims:
+        if not -rank <= d < rank:
+            raise IndexError(f"dim {d} is out of range for shape {x.shape}: use {-rank}…{rank - 1}")
+    axes = tuple(d % rank for d in dims)
+    if len(set(axes)) != len(axes):
+        raise RuntimeError(f"dim {dim} names a dimension twice")
+    return axes if x.ndim else ()
+
+
+def _kept(shape, axes):
+    """`shape` as it is when the reduced axes stay, with length 1."""
+    return tuple(1 if i in axes else n for i, n in enumerate(shape))
+
+
+# -------------------------------------------------------------------------------------- averages
+
+
+@operation
+def sum(x, dim=None, keepdim=False):
+    axes, shape = _axes(x, dim), x.shape
+    x = x if is_floating(x.dtype) else x.astype(np.int64)
+    return accurate_sum(x, axes, keepdim), (
+        lambda grad: np.broadcast_to(grad.reshape(_kept(shape, axes)), shape),
+    )
+
+
+@operation
+@quiet
+def mean(x, dim=None, keepdim=False):
+    _floating_only("mean", x)
+    axes, shape = _axes(x, dim), x.shape
+    count = math.prod(shape[a] for a in axes)
+    total = accurate_sum(x, axes, keepdim)
+    return _divide(total, count), (
+        lambda grad: np.broadcast_to(grad.reshape(_kept(shape, axes)) / count, shape),
+    )
+
+
+@operation
+@quiet
+def _var(x, dim, correction, keepdim, root):
+    name = "std" if root else "var"
+    _floating_only(name, x)
+    axes = _axes(x, dim)
+    kept = _kept(x.shape, axes)
+    count = math.prod(x.shape[a] for a in axes)
+    freedom = count - correction if count > correction else 0
+    centred = x - _divide(accurate_sum(x, axes, True), count)
+    y = _divide(accurate_sum(centred * centred, axes, True), freedom)
+    y = np.sqrt(y) if root else y
+
+    def grad_x(grad):
+        slope = 2 * grad.reshape(kept)
+        if root:  # d√v = dv / 2√v, taken to be 0 where nothing varies
+            slope = np.where(y == 0, 0, slope / (2 * y))
+        return slope * _divide(centred, freedom)
+
+    return y if keepdim else np.squeeze(y, axes), (grad_x,)
+
+
+def var(input, dim=None, unbiased=True, keepdim=False, *, correction=None):
+    """The mean squared distance from the mean, Σ(x − mean)² / (N − correction).
+
+    correction: 1 (Bessel's) by default, 0 with `unbiased=False`.
+    """
+    return _var(input, dim, int(unbiased) if correction is None else correction, keepdim, False)
+
+
+def std(input, dim=None, unbiased=True, keepdim=False, *, correction=None):
+    """The square root of `var`."""
+    return _var(input, dim, int(unbiased) if correction is None else correction, keepdim, True)
+
+
+def _divide(x, count):
+    """x / count in x's type, with x / 0 = nan or inf: a Python division would raise."""
+    return x / x.dtype.type(count)
+
+
+def _floating_only(name, x):
+    if not is_floating(x.dtype):
+        raise RuntimeError(f"{name}: needs a floating-point tensor, got {x.dtype}; use x.float()")
+
+
+# -------------------------------------------------------------------------------------- extremes
+
+
+class ValuesAndIndices(NamedTuple):
+    """What `max`, `min` and `topk` along a dimension return."""
+
+    values: object
+    indices: object
+
+
+def _extreme(name, function, nan_is_extreme=False):
+    """Elements that share the extreme share its gradient equally."""
+
+    def extreme(x, dim=None, keepdim=False):
+        axes = _axes(x, dim)
+        if 0 in (x.shape[a] for a in axes):
+            raise IndexError(f"{name}: nothing to choose from in shape {x.shape}, dim {dim}")
+        y = function(x, axis=axes, keepdims=keepdim)
+        kept = _kept(x.shape, axes)
+
+        def grad_x(grad):
+            peak = np.reshape(y, kept)
+            chosen = x == peak
+            if nan_is_extreme:
+                chosen |= (x != x) & (peak != peak)
+            return chosen * (grad.reshape(kept) / chosen.sum(axis=axes, keepdims=True))
+
+        return y, (grad_x,)
+
+    extreme.__name__ = name
+    return operation(extreme)
+
+
+amax = _extreme("amax", np.max)
+amin = _extreme("amin", np.min)
+_largest = _extreme("max", np.max, nan_is_extreme=True)
+_smallest = _extreme("min", np.min, nan_is_extreme=True)
+
+
+@operation
+def argmax(x, dim=None, keepdim=False):
+    return _arg(np.argmax, x, dim, keepdim), None
+
+
+@operation
+def argmin(x, dim=None, keepdim=False):
+    return _arg(np.argmin, x, dim, keepdim), None
+
+
+def _arg(function, x, dim, keepdim):
+    (axis,) = _axes(x, dim) if dim is not None and x.ndim else (None,)
+    if (x.size if axis is None else x.shape[axis]) == 0:
+        raise IndexError(f"{function.__name__}: nothing to choose from in shape {x.shape}")
+    return np.asarray(function(x, axis=axis, keepdims=keepdim), np.int64)
+
+
+def max(input, dim=None, keepdim=False):
+    """The largest element; along a `dim` (values, indices); with a tensor for `dim`, `maximum`.
+
+    Along a dimension the gradient goes to the element at the index alone, also at a tie.
+    """
+    if isinstance(dim, TensorBase):
+        return maximum(input, dim)
+    return _largest(input) if dim is None else _along(argmax, input, dim, keepdim)
+
+
+def min(input, dim=None, keepdim=False):
+    """The smallest element; otherwise as `max`."""
+    if isinstance(dim, TensorBase):
+        return minimum(input, dim)
+    return _smallest(input) if dim is None else _along(argmin, input, dim, keepdim)
+
+
+def _along(arg, input, dim, keepdim):
+    indices = arg(input, dim, True)
+    values = gather(input, dim, indices)
+    if not keepdim:
+        values, indices = squeeze(values, dim), squeeze(indices, dim)
+    return ValuesAndIndices(values, indices)
+
+
+@operation
+def _topk_indices(x, k, dim, largest):
+    (axis,) = _axes(x, dim)
+    if not 0 <= k <= x.shape[axis]:
+        raise RuntimeError(f"topk: k = {k} is out of range for shape {x.shape}, dim {dim}")
+    order = np.argsort(-x if largest else x, axis=axis, kind="stable")
+    return np.take(order, range(k), axis=axis), None
+
+
+def topk(input, k, dim=-1, largest=True):
+    """The k largest (or smallest) elements along `dim`, the best first: (values, indices)."""
+    indices = _topk_indices(input, k, dim, largest)
+    return ValuesAndIndices(gather(input, dim, indices), indices)
+
+
+@operation
+def all(x, dim=None, keepdim=False):
+    return np.all(x, axis=_axes(x, dim), keepdims=keepdim), None
+
+
+@operation
+def any(x, dim=None, keepdim=False):
+    return np.any(x, axis=_axes(x, dim), keepdims=keepdim), None
+
+
+# ------------------------------------------------------------------------- exponentials, running
+
+
+@operation
+@quiet
+def softmax(x, dim):
+    """eˣ / Σ eˣ along `dim`. With y the value, the gradient is y · (dy − Σ y dy)."""
+    axis = _axis_of_softmax("softmax", x, dim)
+    y = kernels(x).softmax(x, axis)
+    return y, (lambda grad: kernels(y).softmax_backward(grad, y, axis),)
+
+
+@operation
+@quiet
+def log_softmax(x, dim):
+    """x − log Σ eˣ along `dim`, without overflow. The gradient is dy − softmax(x) Σ dy."""
+    axis = _axis_of_softmax("log_softmax", x, dim)
+    y = kernels(x).log_softmax(x, axis)
+    return y, (lambda grad: kernels(y).log_softmax_backward(grad, y, axis),)
+
+
+def _axis_of_softmax(name, x, dim):
+    _floating_only(name, x)
+    if dim is None:
+        raise TypeError(f"{name}: say along which dimension, dim=-1 for the last")
+    _axes(x, dim)  # for its error
+    return dim
+
+
+@operation(prepare=lambda x, *rest: (*promote_to_float(x), *rest))
+@quiet
+def logsumexp(x, dim, keepdim=False):
+    axes = _axes(x, dim)
+    kept = _kept(x.shape, axes)
+    peak = np.max(x, axis=axes, keepdims=True, initial=-np.inf)
+    peak = np.where(np.isfinite(peak), peak, 0)  # subtracting the peak keeps exp within range
+    y = np.log(accurate_sum(np.exp(x - peak), axes, True)) + peak
+    return y.reshape(kept) if keepdim else np.squeeze(y, axis=axes), (
+        lambda grad: grad.reshape(kept) * np.exp(x - y),
+    )
+
+
+@operation
+def cumsum(x, dim):
+    (axis,) = _axes(x, dim) if x.ndim else (None,)
+    if axis is None:
+        return x.copy(), (lambda grad: grad,)
+    y = np.cumsum(x if is_floating(x.dtype) else x.astype(np.int64), axis=axis)
+    return y, (lambda grad: np.flip(np.cumsum(np.flip(grad, axis), axis=axis), axis),)

@@ -1,0 +1,259 @@
+"""The same elements in another arrangement: views, joins, splits, triangles, other types.
+
+A view shares memory with its tensor. Its gradient is the gradient, arranged back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+from ..arrays import is_floating, promote
+from ..autograd import TensorBase, operation
+from ..device import device_of, move
+
+
+def _sizes(sizes):
+    """(2, 3) from either f(2, 3) or f((2, 3)); 0-d integer tensors count as numbers."""
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes = sizes[0]
+    return tuple(int(n) for n in sizes)
+
+
+def _axis(x, dim, extra=0):
+    """`dim` counted from 0. IndexError if it is out of range; `extra` dimensions may follow."""
+    rank = max(x.ndim + extra, 1)
+    if not -rank <= dim < rank:
+        raise IndexError(f"dim {dim} is out of range for shape {x.shape}: use {-rank}…{rank - 1}")
+    return dim % rank
+
+
+# ----------------------------------------------------------------------------------------- views
+
+
+@operation
+def reshape(x, *sizes):
+    shape = x.shape
+    return x.reshape(_checked_sizes(x, _sizes(sizes))), (lambda grad: grad.reshape(shape),)
+
+
+@operation
+def view(x, *sizes):
+    shape = x.shape
+    y = x.reshape(_checked_sizes(x, _sizes(sizes)))
+    if x.size and not np.may_share_memory(x, y):
+        raise RuntimeError(
+            f"view: shape {shape} with these strides cannot be seen as {y.shape} without a copy; "
+            "use reshape"
+        )
+    return y, (lambda grad: grad.reshape(shape),)
+
+
+def _checked_sizes(x, sizes):
+    known = math.prod(n for n in sizes if n != -1)
+    fits = sizes.count(-1) <= 1 and (
+        (known > 0 and x.size % known == 0) if -1 in sizes else known == x.size
+    )
+    if not fits:
+        raise RuntimeError(f"shape {x.shape} with {x.size} elements cannot become {sizes}")
+    return sizes
+
+
+@operation
+def flatten(x, start_dim=0, end_dim=-1):
+    shape = x.shape
+    first, last = _axis(x, start_dim), _axis(x, end_dim)
+    if first > last:
+        raise RuntimeError("flatten: start_dim comes after end_dim")
+    joined = math.prod(shape[first : last + 1])
+    y = x.reshape(*shape[:first], joined, *shape[last + 1 :])
+    return y, (lambda grad: grad.reshape(shape),)
+
+
+@operation
+def transpose(x, dim0, dim1):
+    if x.ndim == 0:
+        return x.view(), (lambda grad: grad,)
+    a, b = _axis(x, dim0), _axis(x, dim1)
+    return np.swapaxes(x, a, b), (lambda grad: np.swapaxes(grad, a, b),)
+
+
+@operation
+def permute(x, *dims):
+    order = tuple(_axis(x, d) for d in _sizes(dims))
+    if sorted(order) != list(range(x.ndim)):
+        raise RuntimeError(f"permute: {order} is no order of the {x.ndim} dimensions of {x.shape}")
+    return np.transpose(x, order), (lambda grad: np.transpose(grad, np.argsort(order)),)
+
+
+@operation
+def expand(x, *sizes):
+    sizes = _sizes(sizes)
+    added = len(sizes) - x.ndim
+    if added < 0:
+        raise RuntimeError(f"expand: {sizes} has fewer dimensions than shape {x.shape}")
+    shape = tuple(x.shape[i - added] if n == -1 and i >= added else n for i, n in enumerate(sizes))
+    return np.broadcast_to(x, shape), (lambda grad: grad,)
+
+
+@operation
+def squeeze(x, dim=None):
+    shape = x.shape
+    dims = range(x.ndim) if dim is None else dim if isinstance(dim, (tuple, list)) else (dim,)
+    ones = tuple(a for a in {_axis(x, d) for d in dims} if x.ndim and shape[a] == 1)
+    return np.squeeze(x, axis=ones), (lambda grad: grad.reshape(shape),)
+
+
+@operation
+def unsqueeze(x, dim):
+    shape = x.shape
+    return np.expand_dims(x, _axis(x, dim, extra=1)), (lambda grad: grad.reshape(shape),)
+
+
+# ------------------------------------------------------------------------------ joins and splits
+
+
+@operation
+def _split(x, bounds, axis):
+    pieces = tuple(
+        x[(slice(None),) * axis + (slice(a, b),)] for a, b in itertools.pairwise(bounds)
+    )
+    shapes = [piece.shape for piece in pieces]
+
+    def grad_x(grads):  # one buffer for the gradients of all pieces
+        kind = next(grad.dtype for grad in grads if grad is not None)
+        parts = [np.zeros(s, kind) if g is None else g for g, s in zip(grads, shapes, strict=True)]
+        return np.concatenate(parts, axis=axis) if len(parts) > 1 else parts[0]
+
+    return pieces, ((grad_x if len(pieces) > 1 else lambda grad: grad),)
+
+
+def split(tensor, split_size_or_sections, dim=0):
+    """Views of consecutive pieces along `dim`: of one size (the last may be smaller), or of the
+    sizes in a list, which must add up to the length."""
+    axis = _axis(tensor.array, dim)
+    length = tensor.shape[axis]
+    sections = split_size_or_sections
+    if isinstance(sections, int):
+        if sections <= 0:
+            raise RuntimeError(f"split: the size must be positive, not {sections}")
+        sections = [min(sections, length - a) for a in range(0, length, sections)] or [0]
+    elif sum(sections) != length:
+        raise RuntimeError(f"split: the sizes {sections} do not add up to {length}")
+    bounds = [0, *np.cumsum(sections).tolist()]
+    return _split(tensor, bounds, axis)
+
+
+def chunk(input, chunks, dim=0):
+    """At most `chunks` views of equal size along `dim`; the last may be smaller."""
+    if chunks <= 0:
+        raise RuntimeError(f"chunk: the number of chunks must be positive, not {chunks}")
+    length = input.shape[_axis(input.array, dim)]
+    if length == 0:
+        return split(input, [0] * chunks, dim)
+    return split(input, -(-length // chunks), dim)
+
+
+def unbind(input, dim=0):
+    """A tuple of the slices along `dim`, without that dimension."""
+    axis = _axis(input.array, dim)
+    if input.array.ndim == 0:
+        raise IndexError("unbind: a 0-d tensor has no dimension to take apart")
+    if input.shape[axis] == 0:
+        return ()
+    return tuple(squeeze(piece, axis) for piece in split(input, 1, axis))
+
+
+@operation(prepare=promote)
+def _cat(*arrays, dim):
+    joined = np.concatenate(arrays, axis=dim)
+    bounds = np.cumsum([x.shape[dim] for x in arrays])[:-1]
+    return joined, (lambda grad, needed: np.split(grad, bounds, axis=dim))
+
+
+def cat(tensors, dim=0):
+    """Tensors one after the other along `dim`; their other dimensions must agree.
+
+    1-D tensors of length 0 are passed over, as in PyTorch.
+    """
+    tensors = list(tensors)
+    if not tensors:
+        raise ValueError("cat: the list of tensors is empty")
+    for x in tensors:
+        if not isinstance(x, TensorBase):
+            raise TypeError(f"cat: expected tensors, got {type(x).__name__}")
+    filled = [x for x in tensors if x.array.shape != (0,)] or tensors
+    return _cat(*filled, dim=_axis(filled[0].array, dim))
+
+
+def stack(tensors, dim=0):
+    """Tensors of one shape beside each other along a new dimension."""
+    tensors = list(tensors)
+    if not tensors:
+        raise RuntimeError("stack: the list of tensors is empty")
+    if len({x.shape for x in tensors}) > 1:
+        raise RuntimeError(f"stack: shapes differ: {', '.join(str(x.shape) for x in tensors)}")
+    return _stack(*tensors, dim=_axis(tensors[0].array, dim, extra=1))
+
+
+@operation(prepare=promote)
+def _stack(*arrays, dim):
+    return np.stack(arrays, axis=dim), (lambda grad, needed: list(np.moveaxis(grad, dim, 0)))
+
+
+@operation
+def repeat(x, *sizes):
+    sizes, shape = _sizes(sizes), x.shape
+    if len(sizes) < x.ndim:
+        raise RuntimeError(f"repeat: {sizes} has fewer dimensions than shape {shape}")
+    padded = (1,) * (len(sizes) - x.ndim) + shape
+    # Element i of a dimension comes back at i, i + n, i + 2n, …: an axis of copies and one of n.
+    unfolded = [n for pair in zip(sizes, padded, strict=True) for n in pair]
+
+    def grad_x(grad):
+        return grad.reshape(unfolded).sum(axis=tuple(range(0, len(unfolded), 2))).reshape(shape)
+
+    return np.tile(x, sizes), (grad_x,)
+
+
+# --------------------------------------------------------------------- triangles, copies, types
+
+
+@operation
+def tril(x, diagonal=0):
+    _matrices_only("tril", x)
+    return np.tril(x, diagonal), (lambda grad: np.tril(grad, diagonal),)
+
+
+@operation
+def triu(x, diagonal=0):
+    _matrices_only("triu", x)
+    return np.triu(x, diagonal), (lambda grad: np.triu(grad, diagonal),)
+
+
+def _matrices_only(name, x):
+    if x.ndim < 2:
+        raise RuntimeError(f"{name}: needs at least two dimensions, got shape {x.shape}")
+
+
+@operation
+def clone(x):
+    return x.copy(), (lambda grad: grad,)
+
+
+@operation
+def contiguous(x):
+    return np.ascontiguousarray(x).reshape(x.shape), (lambda grad: grad,)
+
+
+@operation
+def cast(x, dtype):
+    return x.astype(dtype), ((lambda grad: grad,) if is_floating(np.dtype(dtype)) else None)
+
+
+@operation
+def to_device(x, device):
+    source = device_of(x)
+    return move(x, device), (lambda grad: move(grad, source),)

@@ -1,0 +1,6 @@
+"""Optimizers and schedules, as in `torch.optim`."""
+
+from . import lr_scheduler
+from .optimizer import SGD, Adam, AdamW, Optimizer
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "lr_scheduler"]

@@ -1,0 +1,328 @@
+"""Tensor: what makes the bare tensor of the tape pleasant. Operators, methods, in-place changes.
+
+Everything that computes is an operation from `ops`; a method is the operation under its name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import autograd, ops
+from .arrays import is_floating
+from .device import canonical, device_of
+from .printing import format_tensor
+
+
+class Tensor(autograd.TensorBase):
+    """An n-dimensional array that can record what is computed with it; as `torch.Tensor`.
+
+    Make one with `tensorlib.tensor(...)`, `zeros`, `randn`, …; `Tensor(array)` wraps a NumPy or
+    CuPy array without a copy.
+    """
+
+    __slots__ = ()
+    __array_ufunc__ = None  # so that ndarray * tensor is our business, not NumPy's
+    __hash__ = object.__hash__  # by identity, although == compares element by element
+
+    # ------------------------------------------------------------------------------- attributes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.array.dtype
+
+    @property
+    def device(self) -> str:
+        return device_of(self.array)
+
+    @property
+    def ndim(self) -> int:
+        return self.array.ndim
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no recorded operation made this tensor, so that backward fills its `.grad`."""
+        return self.node is None
+
+    @property
+    def data(self) -> Tensor:
+        """The same memory as a tensor outside the graph."""
+        return Tensor(self.array)
+
+    @property
+    def T(self) -> Tensor:
+        return ops.permute(self, *reversed(range(self.ndim)))
+
+    @property
+    def mT(self) -> Tensor:
+        if self.ndim < 2:
+            raise RuntimeError(f"mT: needs at least two dimensions, got shape {self.shape}")
+        return ops.transpose(self, -2, -1)
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        return self.array.size
+
+    def dim(self) -> int:
+        return self.ndim
+
+    def is_contiguous(self) -> bool:
+        return self.array.flags.c_contiguous
+
+    def is_floating_point(self) -> bool:
+        return is_floating(self.dtype)
+
+    # ----------------------------------------------------------------------------- the gradient
+
+    def backward(
+        self,
+        gradient: Tensor | None = None,
+        retain_graph: bool = False,
+        create_graph: bool = False,
+    ) -> None:
+        """Add this tensor's gradient to `.grad` of every leaf behind it; see `autograd`."""
+        autograd.backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
+
+    def detach(self) -> Tensor:
+        """The same memory as a tensor outside the graph."""
+        return Tensor(self.array)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Ask for gradients, or stop asking. RuntimeError for integers and for results."""
+        if requires_grad and not is_floating(self.dtype):
+            raise RuntimeError(
+                f"only floating-point tensors can require gradients, not {self.dtype}"
+            )
+        if not requires_grad and not self.is_leaf:
+            raise RuntimeError("this tensor is a recorded result: use detach() to leave the graph")
+        self.requires_grad = requires_grad
+        return self
+
+    # -------------------------------------------------------------------------------- operators
+
+    __add__ = __radd__ = add = ops.add
+    __sub__ = sub = ops.sub
+    __mul__ = __rmul__ = mul = ops.mul
+    __truediv__ = div = ops.div
+    __pow__ = pow = ops.pow
+    __matmul__ = matmul = ops.matmul
+    __neg__ = neg = ops.neg
+    __abs__ = abs = ops.abs
+    __getitem__ = ops.getitem
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return ops.sub(other, self)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return ops.div(other, self)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return ops.pow(other, self)
+
+    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
+        return ops.eq(self, other) if _comparable(other) else NotImplemented
+
+    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
+        return ops.ne(self, other) if _comparable(other) else NotImplemented
+
+    __lt__, __le__, __gt__, __ge__ = ops.lt, ops.le, ops.gt, ops.ge
+    eq, ne, lt, le, gt, ge = ops.eq, ops.ne, ops.lt, ops.le, ops.gt, ops.ge
+    __and__ = __rand__ = ops.bitwise_and
+    __or__ = __ror__ = ops.bitwise_or
+    __invert__ = ops.bitwise_not
+    logical_and, logical_or, logical_not = ops.logical_and, ops.logical_or, ops.logical_not
+
+    # ---------------------------------------------------------------------------------- methods
+
+    exp, log, sqrt, rsqrt = ops.exp, ops.log, ops.sqrt, ops.rsqrt
+    sin, cos, tanh, sigmoid, relu = ops.sin, ops.cos, ops.tanh, ops.sigmoid, ops.relu
+    maximum, minimum, clamp, masked_fill = ops.maximum, ops.minimum, ops.clamp, ops.masked_fill
+    sum, mean, var, std = ops.sum, ops.mean, ops.var, ops.std
+    amax, amin, max, min = ops.amax, ops.amin, ops.max, ops.min
+    argmax, argmin, topk, all, any = ops.argmax, ops.argmin, ops.topk, ops.all, ops.any
+    logsumexp, softmax, log_softmax = ops.logsumexp, ops.softmax, ops.log_softmax
+    cumsum, outer, gather = ops.cumsum, ops.outer, ops.gather
+    view, reshape, flatten, contiguous = ops.view, ops.reshape, ops.flatten, ops.contiguous
+    transpose, permute, expand = ops.transpose, ops.permute, ops.expand
+    squeeze, unsqueeze, repeat = ops.squeeze, ops.unsqueeze, ops.repeat
+    split, chunk, unbind = ops.split, ops.chunk, ops.unbind
+    tril, triu, clone = ops.tril, ops.triu, ops.clone
+
+    # -------------------------------------------------------------------------- types, machines
+
+    def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
+        """The tensor on a device, in a dtype, or like another tensor; itself if nothing changes."""
+        for target in targets:
+            if isinstance(target, Tensor):
+                device, dtype = target.device, target.dtype
+            elif isinstance(target, str):
+                device = target
+            elif target is not None:
+                dtype = target
+        result = self
+        if device is not None and canonical(device) != self.device:
+            result = ops.to_device(result, device)
+        if dtype is not None and np.dtype(dtype) != self.dtype:
+            result = ops.cast(result, dtype=np.dtype(dtype))
+        return result
+
+    def float(self) -> Tensor:
+        return self.to(np.float32)
+
+    def double(self) -> Tensor:
+        return self.to(np.float64)
+
+    def half(self) -> Tensor:
+        return self.to(np.float16)
+
+    def long(self) -> Tensor:
+        return self.to(np.int64)
+
+    def int(self) -> Tensor:
+        return self.to(np.int32)
+
+    def bool(self) -> Tensor:
+        return self.to(np.bool_)
+
+    def cpu(self) -> Tensor:
+        return self.to("cpu")
+
+    def cuda(self) -> Tensor:
+        return self.to("cuda")
+
+    # ----------------------------------------------------------------------------- to plain Python
+
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array that shares the tensor's memory."""
+        if self.requires_grad:
+            raise RuntimeError("numpy: the tensor requires a gradient; use x.detach().numpy()")
+        if self.device != "cpu":
+            raise TypeError("numpy: the tensor is on the GPU; use x.cpu().numpy()")
+        return self.array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def item(self) -> Any:
+        """The only element as a Python number."""
+        if self.array.size != 1:
+            raise RuntimeError(f"item: a tensor of shape {self.shape} has not exactly one element")
+        return self.array.item()
+
+    def tolist(self) -> Any:
+        return self.array.tolist()
+
+    def __len__(self) -> Any:
+        if self.ndim == 0:
+            raise TypeError("len of a 0-d tensor")
+        return self.shape[0]
+
+    def __iter__(self) -> Any:
+        if self.ndim == 0:
+            raise TypeError("iteration over a 0-d tensor")
+        return iter(self.unbind(0))
+
+    def __bool__(self) -> Any:
+        if self.array.size != 1:
+            raise RuntimeError(
+                "a tensor with several elements is neither true nor false: use any or all"
+            )
+        return bool(self.array.item())
+
+    def __float__(self) -> Any:
+        return float(self.item())
+
+    def __int__(self) -> Any:
+        return int(self.item())
+
+    def __index__(self) -> Any:
+        if self.array.size != 1 or self.dtype.kind != "i":
+            raise TypeError(
+                f"only an integer tensor of one element is an index, not {self.dtype} {self.shape}"
+            )
+        return self.array.item()
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.ndim == 0 else str(self).__format__(spec)
+
+    def __repr__(self) -> str:
+        suffixes = [f"device='{self.device}:0'"] if self.device != "cpu" else []
+        if self.node is not None:
+            name = self.node.name.title().replace("_", "")
+            suffixes.append(f"grad_fn=<{name}Backward0>")
+        elif self.requires_grad:
+            suffixes.append("requires_grad=True")
+        return format_tensor(self.cpu().array, suffix=", ".join(suffixes))
+
+    # ------------------------------------------------------------------------- changes in place
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        value = self._writable_with(value)
+        *before, last = ops.plain_index(index)
+        target = self.array
+        for step in before:
+            target = target[step]
+        try:
+            target[last] = value
+        except ValueError as error:
+            raise RuntimeError(f"assignment to a tensor of shape {self.shape}: {error}") from None
+        autograd.mark_written(self.array)
+
+    def __iadd__(self, other: Any) -> Tensor:
+        return self._in_place(np.add, other)
+
+    def __isub__(self, other: Any) -> Tensor:
+        return self._in_place(np.subtract, other)
+
+    def __imul__(self, other: Any) -> Tensor:
+        return self._in_place(np.multiply, other)
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        return self._in_place(np.divide, other)
+
+    add_, sub_, mul_, div_ = __iadd__, __isub__, __imul__, __itruediv__
+
+    def copy_(self, source: Any) -> Tensor:
+        """Copy the values of `source`, broadcast and cast, into this tensor."""
+        self[...] = source
+        return self
+
+    def fill_(self, value: Any) -> Tensor:
+        self[...] = value
+        return self
+
+    def zero_(self) -> Tensor:
+        return self.fill_(0)
+
+    def _in_place(self, function: Any, other: Any) -> Tensor:
+        other = self._writable_with(other)
+        try:
+            function(self.array, other, out=self.array, casting="same_kind")
+        except (TypeError, ValueError) as error:  # the result has a wider type, or another shape
+            raise RuntimeError(f"in place on {self.dtype} {self.shape}: {error}") from None
+        autograd.mark_written(self.array)
+        return self
+
+    def _writable_with(self, other: Any) -> Any:
+        """The array of `other`, once it is sure that writing here leaves no graph in error."""
+        needs_grad = self.requires_grad or (isinstance(other, Tensor) and other.requires_grad)
+        if needs_grad and autograd.is_grad_enabled():
+            raise RuntimeError(
+                "a tensor cannot be changed in place while gradients are recorded for it: "
+                "write x = x + y for x += y, or change it under no_grad()"
+            )
+        return other.array if isinstance(other, Tensor) else other
+
+
+def _comparable(other: object) -> bool:
+    return isinstance(other, (Tensor, int, float, np.generic))
+
+
+autograd.set_tensor_type(Tensor)

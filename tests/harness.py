@@ -1,0 +1,252 @@
+"""One line per case: the same lambda runs in PyTorch and in tensorlib, and everything must agree.
+
+    check(lambda t, x, y: x * y, (3, 4), (4,))      # t is `torch`, then `tensorlib`
+
+An input is a shape (a tuple: seeded values between `low` and `high`), a list, or an array.
+Float64 values take the dtype under test; arrays of any other dtype (indices, masks, float32) stay
+as they are. A case runs in float32 and float64, with contiguous inputs and with strided ones, with
+all gradients wanted and with each one alone. Each time these must hold:
+
+* values, dtypes, shapes and `requires_grad` of the outputs are PyTorch's, and an output shares
+  memory with an input exactly where PyTorch's does;
+* with a random upstream gradient, every gradient is PyTorch's: value, dtype, shape;
+* neither forward nor backward has changed an input or the upstream gradient;
+* every gradient of ours is its own writable array (PyTorch's may be the upstream one).
+
+In float64 the gradient along a random direction must also be the slope that finite differences see
+(`finite=False` where there is none: kinks, ties, infinities).
+
+`TENSORLIB=torch python -m pytest` lets PyTorch play both sides: a case that fails then is a wrong
+case.
+"""
+
+import importlib
+import itertools
+import os
+
+import numpy as np
+import pytest
+import torch
+
+tensorlib = importlib.import_module(os.environ.get("TENSORLIB", "tensorlib"))
+
+TOLERANCE = {  # the loosest first
+    "float16": {"rtol": 2e-3, "atol": 2e-3},
+    "float32": {"rtol": 1e-4, "atol": 1e-5},
+    "float64": {"rtol": 1e-10, "atol": 1e-10},
+}
+EXACT = {"rtol": 0, "atol": 0}
+
+
+def check(
+    fn,
+    *inputs,
+    low=-2.0,
+    high=2.0,
+    dtypes=("float32", "float64"),
+    finite=True,
+    seed=0,
+    library=tensorlib,
+):
+    """Assert that `fn(t, *inputs)` has PyTorch's values and gradients; see the top of this file."""
+    rng = np.random.default_rng(seed)
+    values = [as_values(source, low, high, rng) for source in inputs]
+    for dtype in dtypes:
+        arrays = [v.astype(dtype) if v.dtype == np.float64 else v for v in values]
+        floats = [array.dtype.kind == "f" for array in arrays]
+        alone = [[i == j for j in range(len(floats))] for i, f in enumerate(floats) if f]
+        masks = [floats, *alone] if len(alone) > 1 else [floats]
+        for layout, wanted in itertools.product((contiguous, strided), masks):
+            if layout is contiguous or arrays:
+                where = f"{dtype}, {layout.__name__} inputs, gradients wanted: {wanted}"
+                compare(fn, arrays, layout, wanted, seed, library, where)
+    if finite and {value.dtype.name for value in values if value.dtype.kind == "f"} == {"float64"}:
+        check_slope(fn, values, seed, library)
+
+
+def check_error(exception, fn, *inputs, match=None, library=tensorlib):
+    """Assert that `fn(t, *inputs)` raises `exception` in both libraries (ours says `match`)."""
+    rng = np.random.default_rng(0)
+    arrays = [as_values(source, -2.0, 2.0, rng) for source in inputs]
+    for t, text in ((torch, None), (library, match)):
+        tensors = [leaf(t, array, array.dtype.kind == "f") for array in arrays]
+        with pytest.raises(exception, match=None if t is torch else text):
+            fn(t, *tensors)
+
+
+# ---- inputs --------------------------------------------------------------------------------------
+
+
+def as_values(source, low, high, rng):
+    """A shape drawn at random, or the given values."""
+    return np.asarray(rng.uniform(low, high, source) if isinstance(source, tuple) else source)
+
+
+def integers(high, *shape, low=0, seed=0):
+    """Random integers, for indices."""
+    return np.random.default_rng(seed).integers(low, high, shape)
+
+
+def mask(*shape, seed=0):
+    """Random booleans."""
+    return np.random.default_rng(seed).random(shape) < 0.5
+
+
+def contiguous(array):
+    """A fresh copy, as NumPy lays it out."""
+    return np.array(array, order="C")
+
+
+def strided(array):
+    """A fresh copy, laid out transposed and with a gap after every element."""
+    storage = np.empty((*array.shape[::-1], 2), array.dtype)
+    view = storage[..., 0].T
+    view[...] = array
+    return view
+
+
+def leaf(t, array, requires_grad):
+    """A tensor of library `t` on the memory of `array`."""
+    tensor = t.from_numpy(np.asarray(array))
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+# ---- PyTorch as the oracle -----------------------------------------------------------------------
+
+
+def compare(fn, arrays, layout, wanted, seed, library, where):
+    """Run both libraries on the same inputs and compare all that they return."""
+    theirs = run(torch, fn, arrays, layout, wanted, seed, "torch, " + where)
+    ours = run(library, fn, arrays, layout, wanted, seed, where)
+    precisions = {array.dtype.name for array in arrays}
+    assert len(ours["outputs"]) == len(theirs["outputs"]), f"number of outputs ({where})"
+    for kind in ("outputs", "gradients"):
+        for i, (our, their) in enumerate(zip(ours[kind], theirs[kind], strict=True)):
+            assert_same(our, their, precisions, f"{kind[:-1]} {i} ({where})")
+    for kind in ("requires_grad", "shares_memory"):
+        assert ours[kind] == theirs[kind], f"{kind}: {ours[kind]}, PyTorch {theirs[kind]} ({where})"
+
+
+def run(t, fn, arrays, layout, wanted, seed, where):
+    """Forward and, with a random upstream gradient, backward in library `t`."""
+    arrays = [layout(array) for array in arrays]
+    before = [array.tobytes() for array in arrays]
+    tensors = [leaf(t, array, wants) for array, wants in zip(arrays, wanted, strict=True)]
+    outputs = flatten(fn(t, *tensors))
+    values = [to_array(output) for output in outputs]
+    # Copies: a gradient is compared with the output as it was before backward.
+    result = {"outputs": [np.array(v) if isinstance(v, np.ndarray) else v for v in values]}
+    result["requires_grad"] = [getattr(output, "requires_grad", None) for output in outputs]
+    result["shares_memory"] = [
+        [isinstance(value, np.ndarray) and np.may_share_memory(value, array) for array in arrays]
+        for value in values
+    ]
+
+    upstream = backward(t, outputs, seed)
+    gradients = [tensor.grad for tensor in tensors]
+    result["gradients"] = [None if g is None else to_array(g) for g in gradients]
+
+    for i, (array, bytes_before) in enumerate(zip(arrays, before, strict=True)):
+        assert array.tobytes() == bytes_before, f"input {i} was changed ({where})"
+    for i, gradient in enumerate(result["gradients"] if t is not torch else []):
+        others = [*arrays, *values, *upstream, *result["gradients"][:i]]
+        assert_own(gradient, others, f"gradient {i} ({where})")
+    return result
+
+
+def backward(t, outputs, seed):
+    """Send a random gradient into every output that takes one; return those gradients."""
+    rng = np.random.default_rng(seed + 1)
+    outputs = [output for output in outputs if getattr(output, "requires_grad", False)]
+    upstream = [random_like(output, rng) for output in outputs]
+    before = [gradient.tobytes() for gradient in upstream]
+    if len(outputs) == 1:
+        outputs[0].backward(t.from_numpy(upstream[0]))
+    elif outputs:
+        losses = [(y * t.from_numpy(g)).sum() for y, g in zip(outputs, upstream, strict=True)]
+        sum(losses[1:], losses[0]).backward()
+    for gradient, bytes_before in zip(upstream, before, strict=True):
+        assert gradient.tobytes() == bytes_before, "backward changed the upstream gradient"
+    return upstream
+
+
+def random_like(output, rng):
+    value = to_array(output)
+    return np.asarray(rng.standard_normal(value.shape), value.dtype)
+
+
+def flatten(output):
+    """The outputs as a flat list of tensors and plain values."""
+    if isinstance(output, (tuple, list)) and any(hasattr(y, "requires_grad") for y in output):
+        return list(output)
+    return [output]
+
+
+def to_array(output):
+    """A tensor as an array; other things (numbers, sizes, dtypes) stay plain."""
+    if hasattr(output, "requires_grad"):
+        return output.detach().numpy()
+    if isinstance(output, tuple):
+        return tuple(output)
+    plain = isinstance(output, (bool, int, float, str, list))
+    return output if plain else str(output).split(".")[-1]
+
+
+def assert_same(our, their, precisions, what):
+    """Same type or dtype, same shape, same values as far as the least precise dtype can tell."""
+    if not isinstance(their, np.ndarray):
+        assert type(our) is type(their), f"{what}: {our!r} is not of the type of {their!r}"
+        if isinstance(their, float):
+            np.testing.assert_allclose(our, their, rtol=1e-6, err_msg=what)
+        else:
+            assert our == their, f"{what}: {our!r}, PyTorch {their!r}"
+        return
+    assert isinstance(our, np.ndarray), f"{what}: {our!r} where PyTorch has a tensor"
+    assert our.dtype == their.dtype, f"{what}: dtype {our.dtype}, PyTorch {their.dtype}"
+    assert our.shape == their.shape, f"{what}: shape {our.shape}, PyTorch {their.shape}"
+    if our.tobytes() != their.tobytes():
+        precisions = {our.dtype.name, *precisions} if our.dtype.kind == "f" else {}
+        tolerance = next((TOLERANCE[name] for name in TOLERANCE if name in precisions), EXACT)
+        np.testing.assert_allclose(our, their, **tolerance, err_msg=what)
+
+
+def assert_own(gradient, others, what):
+    """Nobody else sees this array, and whoever owns it may write to it."""
+    if gradient is not None:
+        assert gradient.flags.writeable, f"{what} is read-only"
+        for other in others:
+            shared = isinstance(other, np.ndarray) and np.may_share_memory(gradient, other)
+            assert not shared, f"{what} shares memory with another array"
+
+
+# ---- finite differences as the oracle ------------------------------------------------------------
+
+
+def check_slope(fn, values, seed, library, step=1e-5):
+    """The gradient along a random direction is the slope of the central difference, in float64."""
+    floats = [value.dtype.kind == "f" for value in values]
+    rng = np.random.default_rng(seed + 2)
+    directions = [np.asarray(rng.standard_normal(value.shape)) for value in values]
+
+    def projected(distance):
+        """The outputs at x + distance * direction, each times its upstream gradient, summed."""
+        moved = [
+            value + distance * direction if is_float else value
+            for value, direction, is_float in zip(values, directions, floats, strict=True)
+        ]
+        outputs = flatten(fn(library, *[leaf(library, array, False) for array in moved]))
+        outputs = [to_array(outputs[i]) for i in differentiable]
+        return sum(float((y * g).sum()) for y, g in zip(outputs, upstream, strict=True))
+
+    tensors = [leaf(library, np.array(v), f) for v, f in zip(values, floats, strict=True)]
+    outputs = flatten(fn(library, *tensors))
+    differentiable = [i for i, y in enumerate(outputs) if getattr(y, "requires_grad", False)]
+    upstream = backward(library, outputs, seed)
+    slope = (projected(step) - projected(-step)) / (2 * step)
+    along = [
+        float((to_array(tensor.grad) * direction).sum())
+        for tensor, direction in zip(tensors, directions, strict=True)
+        if tensor.grad is not None
+    ]
+    message = "the gradient is not the slope that finite differences see"
+    np.testing.assert_allclose(sum(along), slope, rtol=1e-6, atol=1e-7, err_msg=message)
