@@ -6,6 +6,7 @@ Knows arrays only: no tensors, no tape.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,14 @@ _SCALARS = {bool: np.dtype("bool"), int: np.dtype("int64"), float: DEFAULT_FLOAT
 def is_floating(dtype: np.dtype) -> bool:
     """Whether a dtype is one of the floating-point types, bfloat16 included."""
     return _CATEGORY[dtype.kind] == 2
+
+
+def require_floating(name: str, *arrays: Any) -> None:
+    """RuntimeError that names the operation unless all arrays have one floating-point dtype."""
+    dtypes = dict.fromkeys(x.dtype for x in arrays if x is not None)
+    if len(dtypes) > 1 or not all(is_floating(dtype) for dtype in dtypes):
+        found = " and ".join(map(str, dtypes))
+        raise RuntimeError(f"{name}: needs one floating-point dtype, got {found}")
 
 
 # ------------------------------------------------------------------------------- type promotion
@@ -43,6 +52,7 @@ def result_type(*operands: Any) -> np.dtype:
     its category (bool, integer, floating) is higher than theirs.
     """
     ranks: list[np.dtype | None] = [None, None, None]  # with dimensions, 0-d, Python numbers
+    dtype: np.dtype | None
     for x in operands:
         if (scalar := _SCALARS.get(type(x))) is not None:
             rank, dtype = 2, scalar
@@ -60,10 +70,13 @@ def result_type(*operands: Any) -> np.dtype:
     return result
 
 
-def promote(*operands: Any) -> list[Any]:
+def promote(*operands: Any) -> Sequence[Any]:
     """The operands with every array in their common type; Python numbers stay what they are."""
-    if all(type(x) is float or getattr(x, "dtype", None) is DEFAULT_FLOAT for x in operands):
-        return list(operands)  # the usual case, decided quickly: nothing but float32
+    for x in operands:
+        if type(x) is not float and getattr(x, "dtype", None) is not DEFAULT_FLOAT:
+            break
+    else:
+        return operands  # the usual case, decided quickly: nothing but float32
     numbers = [x.item() if isinstance(x, np.generic) else x for x in operands]
     for x in numbers:
         if not hasattr(x, "dtype") and type(x) not in _SCALARS:

@@ -135,35 +135,31 @@ def operation(
 
     @functools.wraps(function)
     def run(*inputs: Any, **options: Any) -> Any:
-        arrays = []
-        recording = False
+        arrays, edges, enabled = [], [], _mode.enabled
         for x in inputs:
+            edge = None
             if isinstance(x, TensorBase):
-                recording = recording or x.requires_grad
+                if enabled and x.requires_grad:
+                    edge = (x.node or x, x.output), x.array.shape, x.array.dtype
                 x = x.array
             arrays.append(x)
+            edges.append(edge)
         if options:
             options = {k: x.array if isinstance(x, TensorBase) else x for k, x in options.items()}
-        _mode.recording = recording = recording and _mode.enabled
+        _mode.recording = recording = any(edges)
         try:
             value, gradients = function(*(prepare(*arrays) if prepare else arrays), **options)
         except ValueError as error:
             raise _explained(error, name, arrays) from error
         many = type(value) is tuple
-        if not recording or gradients is None:
-            return tuple(map(_new_tensor, value)) if many else _new_tensor(value)
-        edges = [
-            ((x.node or x, x.output), x.array.shape, x.array.dtype)
-            if isinstance(x, TensorBase) and x.requires_grad
-            else None
-            for x in inputs
-        ]
-        if not callable(gradients):  # what only an unwanted gradient refers to is freed here
-            gradients = [f if e else None for e, f in zip(edges, gradients, strict=False)]
-        node = Node(name, edges, gradients, len(value) if many else 1)
-        if not many:
-            return _new_tensor(value, node)
-        return tuple(_new_tensor(v, node, i) for i, v in enumerate(value))
+        node = None
+        if recording and gradients is not None:
+            if not callable(gradients):  # what only an unwanted gradient refers to is freed here
+                gradients = [f if e else None for e, f in zip(edges, gradients, strict=False)]
+            node = Node(name, edges, gradients, len(value) if many else 1)
+        if many:
+            return tuple(_new_tensor(v, node, i) for i, v in enumerate(value))
+        return _new_tensor(value, node)
 
     return run
 
@@ -210,6 +206,7 @@ def backward(tensor: TensorBase, gradient: TensorBase | None = None, **options: 
             leaf.grad = _new_tensor(total.owned())
         else:
             leaf.grad.array += total.value
+            mark_written(leaf.grad.array)
 
 
 def grad(
@@ -230,7 +227,7 @@ def grad(
     outputs = [outputs] if isinstance(outputs, TensorBase) else list(outputs)
     inputs = [inputs] if isinstance(inputs, TensorBase) else list(inputs)
     if grad_outputs is None or isinstance(grad_outputs, TensorBase):
-        grad_outputs = [grad_outputs] * len(outputs)  # type: ignore[list-item]
+        grad_outputs = [grad_outputs] * len(outputs)
     for i, x in enumerate(inputs):
         if not x.requires_grad:
             raise RuntimeError(f"grad: input {i} does not require a gradient")
@@ -349,6 +346,8 @@ def _input_gradients(node: Node, arrived: list, useful: set | None) -> Iterator[
 def _is_fresh(result: Any, arrived: list) -> bool:
     """Whether a gradient is new memory, which nobody else can see, and not a view of those that
     arrived."""
+    if result.base is None:
+        return not any(result is gradient for gradient in arrived)
     owner = _owner(result)
     return result.flags.writeable and not any(
         gradient is not None and _owner(gradient) is owner for gradient in arrived

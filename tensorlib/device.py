@@ -46,8 +46,7 @@ def _cupy() -> ModuleType:
     except ImportError:
         raise RuntimeError(
             "no GPU support: CuPy is not installed; "
-            'run: pip install "tensorlib[gpu]" (CUDA 13) or "tensorlib[gpu12]" (CUDA 12), '
-            "or use device 'cpu'"
+            "run pip install -e '.[gpu]' (CUDA 13) or '.[gpu12]' (CUDA 12), or use device 'cpu'"
         ) from None
     if not cupy.cuda.is_available():
         raise RuntimeError(

@@ -275,16 +275,16 @@ class Tensor(autograd.TensorBase):
             raise RuntimeError(f"assignment to a tensor of shape {self.shape}: {error}") from None
         autograd.mark_written(self.array)
 
-    def __iadd__(self, other: Any) -> Tensor:
+    def __iadd__(self, other: Any) -> Tensor:  # type: ignore[misc]
         return self._in_place(np.add, other)
 
-    def __isub__(self, other: Any) -> Tensor:
+    def __isub__(self, other: Any) -> Tensor:  # type: ignore[misc]
         return self._in_place(np.subtract, other)
 
-    def __imul__(self, other: Any) -> Tensor:
+    def __imul__(self, other: Any) -> Tensor:  # type: ignore[misc]
         return self._in_place(np.multiply, other)
 
-    def __itruediv__(self, other: Any) -> Tensor:
+    def __itruediv__(self, other: Any) -> Tensor:  # type: ignore[misc]
         return self._in_place(np.divide, other)
 
     add_, sub_, mul_, div_ = __iadd__, __isub__, __imul__, __itruediv__

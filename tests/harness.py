@@ -5,7 +5,7 @@
 An input is a shape (a tuple: seeded values between `low` and `high`), a list, or an array.
 Float64 values take the dtype under test; arrays of any other dtype (indices, masks, float32) stay
 as they are. A case runs in float32 and float64, with contiguous inputs and with strided ones, with
-all gradients wanted and with each one alone. Each time these must hold:
+all gradients wanted, each one alone, and none. Each time these must hold:
 
 * values, dtypes, shapes and `requires_grad` of the outputs are PyTorch's, and an output shares
   memory with an input exactly where PyTorch's does;
@@ -13,6 +13,8 @@ all gradients wanted and with each one alone. Each time these must hold:
 * neither forward nor backward has changed an input or the upstream gradient;
 * every gradient of ours is its own writable array (PyTorch's may be the upstream one).
 
+With retain_graph a second backward gives the same gradients again. Where an input or output is
+changed in place before backward, that raises RuntimeError, or the gradients are right all the same.
 In float64 the gradient along a random direction must also be the slope that finite differences see
 (`finite=False` where there is none: kinks, ties, infinities).
 
@@ -55,11 +57,18 @@ def check(
         arrays = [v.astype(dtype) if v.dtype == np.float64 else v for v in values]
         floats = [array.dtype.kind == "f" for array in arrays]
         alone = [[i == j for j in range(len(floats))] for i, f in enumerate(floats) if f]
-        masks = [floats, *alone] if len(alone) > 1 else [floats]
-        for layout, wanted in itertools.product((contiguous, strided), masks):
-            if layout is contiguous or arrays:
-                where = f"{dtype}, {layout.__name__} inputs, gradients wanted: {wanted}"
-                compare(fn, arrays, layout, wanted, seed, library, where)
+        none = [False] * len(floats)
+        wanted_sets = (
+            [floats, none, *alone] if len(alone) > 1 else [floats, none][: 1 + any(floats)]
+        )
+        for layout, wanted in itertools.product(
+            (contiguous, strided)[: 1 + any(wanted_sets)], wanted_sets
+        ):
+            where = f"{dtype}, {layout.__name__} inputs, gradients wanted: {wanted}"
+            compare(fn, arrays, layout, wanted, seed, library, where)
+        if any(floats):
+            check_second_backward(fn, arrays, floats, seed, library, dtype)
+            check_changed_in_place(fn, arrays, floats, seed, library, dtype)
     if finite and {value.dtype.name for value in values if value.dtype.kind == "f"} == {"float64"}:
         check_slope(fn, values, seed, library)
 
@@ -154,17 +163,17 @@ def run(t, fn, arrays, layout, wanted, seed, where):
     return result
 
 
-def backward(t, outputs, seed):
+def backward(t, outputs, seed, **options):
     """Send a random gradient into every output that takes one; return those gradients."""
     rng = np.random.default_rng(seed + 1)
     outputs = [output for output in outputs if getattr(output, "requires_grad", False)]
     upstream = [random_like(output, rng) for output in outputs]
     before = [gradient.tobytes() for gradient in upstream]
     if len(outputs) == 1:
-        outputs[0].backward(t.from_numpy(upstream[0]))
+        outputs[0].backward(t.from_numpy(upstream[0]), **options)
     elif outputs:
         losses = [(y * t.from_numpy(g)).sum() for y, g in zip(outputs, upstream, strict=True)]
-        sum(losses[1:], losses[0]).backward()
+        sum(losses[1:], losses[0]).backward(**options)
     for gradient, bytes_before in zip(upstream, before, strict=True):
         assert gradient.tobytes() == bytes_before, "backward changed the upstream gradient"
     return upstream
@@ -217,6 +226,52 @@ def assert_own(gradient, others, what):
         for other in others:
             shared = isinstance(other, np.ndarray) and np.may_share_memory(gradient, other)
             assert not shared, f"{what} shares memory with another array"
+
+
+# ---- tensorlib against itself --------------------------------------------------------------------
+
+
+def forward(t, fn, arrays, floats):
+    """Tensors on fresh copies of the arrays, and the outputs of `fn`."""
+    tensors = [leaf(t, np.array(a), is_float) for a, is_float in zip(arrays, floats, strict=True)]
+    return tensors, flatten(fn(t, *tensors))
+
+
+def gradients_of(tensors):
+    return [None if x.grad is None else np.array(to_array(x.grad)) for x in tensors]
+
+
+def check_second_backward(fn, arrays, floats, seed, library, where):
+    """Backward changes nothing that it saved: run again, it adds the same gradients once more."""
+    tensors, outputs = forward(library, fn, arrays, floats)
+    backward(library, outputs, seed, retain_graph=True)
+    twice = [None if g is None else np.asarray(g + g) for g in gradients_of(tensors)]
+    backward(library, outputs, seed)
+    for i, (ours, expected) in enumerate(zip(gradients_of(tensors), twice, strict=True)):
+        assert_same(ours, expected, set(), f"gradient {i} of a second backward ({where})")
+
+
+def check_changed_in_place(fn, arrays, floats, seed, library, where):
+    """What is changed between forward and backward is an error there, or has no effect."""
+    tensors, outputs = forward(library, fn, arrays, floats)
+    backward(library, outputs, seed)
+    before = gradients_of(tensors)
+    for k in range(len(tensors) + len(outputs)):
+        tensors, outputs = forward(library, fn, arrays, floats)
+        changed = [*tensors, *outputs][k]
+        value = to_array(changed)
+        if not isinstance(value, np.ndarray) or not value.flags.writeable:
+            continue
+        with library.no_grad():
+            changed.fill_(0)
+        try:
+            backward(library, outputs, seed)
+        except RuntimeError:
+            continue
+        name = f"input {k}" if k < len(tensors) else f"output {k - len(tensors)}"
+        for i, (ours, expected) in enumerate(zip(gradients_of(tensors), before, strict=True)):
+            what = f"gradient {i} with {name} changed in place ({where})"
+            assert_same(ours, expected, set(), what)
 
 
 # ---- finite differences as the oracle ------------------------------------------------------------

@@ -351,6 +351,46 @@ def test_a_constant_changed():
         loss.backward()
 
 
+def test_a_gradient_that_was_used_is_accumulated_into():
+    a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    (a * a).sum().backward()
+    loss = (a.grad * b).sum()
+    (a * a).sum().backward()
+    with pytest.raises(RuntimeError, match="place"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_an_optimizer_changes_weights_in_place(name):
+    layer = tensorlib.nn.Linear(2, 2)
+    optimizer = getattr(tensorlib.optim, name)(layer.parameters(), lr=0.1)
+    x = leaf(1.0, 2.0)
+    stale = layer(x).sum()
+    layer(x).sum().backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="place"):
+        stale.backward()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.load_state_dict({"weight": tensor([[1.0, 2.0]])}),
+        lambda layer: tensorlib.nn.init.zeros_(layer.weight),
+        lambda layer: tensorlib.nn.init.normal_(layer.weight),
+    ],
+)
+def test_loading_and_initialising_change_weights_in_place(change):
+    layer = tensorlib.nn.Linear(2, 1, bias=False)
+    weight = layer.weight.detach()
+    before = weight.tolist()
+    stale = layer(leaf(1.0, 2.0)).sum()
+    change(layer)
+    assert weight.tolist() != before
+    with pytest.raises(RuntimeError, match="place"):
+        stale.backward()
+
+
 def test_training_changes_weights_in_place_every_step():
     w = leaf(1.0, 2.0)
     for _ in range(3):
@@ -557,6 +597,9 @@ def test_gradients_keep_their_dtype(dtype):
     assert x.grad.dtype == x.dtype
     assert x.grad.numpy().dtype == dtype
     assert x.grad.tolist() == [4.0, 7.0]
+    x.grad = None
+    x.backward(c)
+    assert x.grad.numpy().dtype == dtype
 
 
 @only_ours
@@ -727,6 +770,9 @@ class TestMemory:
         assert arrays[1]() is not None
         loss.backward()
         assert [array() for array in arrays] == [None] * 3  # while `loss` is still held
+        arrays = [owner(x), owner(x.grad)]
+        del x
+        assert [array() for array in arrays] == [None] * 2
         assert loss.requires_grad
 
     def test_backward_frees_inner_gradients(self):
@@ -822,7 +868,7 @@ class TestMemory:
             return loss.item()
 
         def live_tensor_bytes():
-            tensors = [o for o in gc.get_objects() if isinstance(o, tensorlib.Tensor)]
+            tensors = [o for o in gc.get_objects() if issubclass(type(o), tensorlib.Tensor)]
             return sum(t.detach().numpy().nbytes for t in tensors)
 
         tracemalloc.start()
@@ -832,6 +878,7 @@ class TestMemory:
         tensors_after, (traced_after, _) = live_tensor_bytes(), tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert losses[-1] < losses[0]
+        assert tensors > 8 * 128 * 128, "the weights are alive, and counted"
         assert tensors_after == tensors
         assert traced_after - traced < 16_384, "an activation is 32,768 bytes"
 

@@ -195,6 +195,30 @@ class TestOperations:
         with pytest.raises(AssertionError, match="gradient 0"):
             check(case, (4, 2), [2, 0, 2])
 
+    def test_a_backward_that_spoils_what_it_saved(self):
+        def wrong(x):
+            y = np.exp(x)
+
+            def backward(g):
+                y[...] *= g
+                return y.copy()
+
+            return y.copy(), (backward,)
+
+        library = self.library("exp", wrong)
+        turns_red("second backward", exp, (3,), library=library)
+
+    def test_a_saved_array_that_the_tape_cannot_see(self):
+        class Hidden:
+            def __init__(self, x):
+                self.x = x
+
+            def __call__(self, g):
+                return g * np.cos(self.x)
+
+        library = self.library("sin", lambda x: (np.sin(x), (Hidden(x),)))
+        turns_red("input 0 changed in place", lambda t, x: t.sin(x), (3,), library=library)
+
     def test_a_gradient_that_is_not_its_own(self):
         def twice(x):
             kept = np.zeros_like(x)

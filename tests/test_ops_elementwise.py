@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from harness import check, check_error, integers, mask
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # 1 / 0 is inf without one
+
 INF, NAN = float("inf"), float("nan")
 
 # Shapes that broadcast: equal, row, column, both ways, scalar, size 1, empty.
@@ -241,6 +243,7 @@ def test_masked_fill(shapes):
     check(lambda t, x, m: x.masked_fill(m, 0.5), shape, mask(*mask_shape))
     check(lambda t, x, m: x.masked_fill(m, -INF), shape, mask(*mask_shape), finite=False)
     check(lambda t, x, m: t.masked_fill(x, m == 0, 2), shape, mask(*mask_shape))
+    check(lambda t, x, m, y: x.masked_fill(m, y), shape, mask(*mask_shape), ())
 
 
 def test_errors():

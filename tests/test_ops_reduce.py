@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from harness import check, check_error, integers
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # 1 / 0 is inf without one
+
 INF, NAN = float("inf"), float("nan")
 
 # A shape and the dimensions to reduce; `...` stands for leaving `dim` out.

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from harness import check, check_error, integers, mask
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # 1 / 0 is inf without one
+
 SHAPES = [(3, 4), (2, 3, 4), (2, 1, 3), (1,), (), (0,), (2, 0, 3)]
 
 
@@ -56,8 +58,7 @@ def test_view():
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_transposes(shape):
-    if len(shape) >= 1:
-        check(lambda t, x: t.transpose(x, 0, -1), shape)
+    check(lambda t, x: t.transpose(x, 0, -1), shape)
     if len(shape) >= 2:
         check(lambda t, x: x.transpose(-2, -1), shape)
         check(lambda t, x: x.transpose(1, 0), shape)
@@ -409,7 +410,6 @@ def test_index_refuses():
     check_error(ValueError, lambda t, x: x[::-1], (3, 4))
     check_error(ValueError, lambda t, x: x[::0], (3, 4))
     check_error((TypeError, IndexError), lambda t, x: x[1.0], (3, 4))
-    check_error((TypeError, IndexError), lambda t, x: x["a"], (3, 4))
 
 
 # ---- gather --------------------------------------------------------------------------------------

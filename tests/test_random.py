@@ -330,7 +330,7 @@ def test_the_toy_matrices_of_the_video():
 
 
 def test_the_first_letters_of_the_video():
-    """The untrained bigram of 34:00: a table of normals, a softmax, and one draw for each letter."""
+    """The untrained bigram of 34:00: a table of normals, a softmax, a draw for each letter."""
     letters = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     ours.manual_seed(1337)
     table = np.exp(ours.randn((65, 65)))
@@ -436,7 +436,7 @@ def philox4x64_10(counter, key):
 
 
 def words_of(seed, stream, step, draw, n):
-    """The contract: word i is word i % 4 of the block (i // 4, draw, step, 0) under (seed, stream)."""
+    """The contract: word i is word i % 4 of block (i // 4, draw, step, 0), key (seed, stream)."""
     return [philox4x64_10((i // 4, draw, step, 0), (seed, stream))[i % 4] for i in range(n)]
 
 

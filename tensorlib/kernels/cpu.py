@@ -411,7 +411,7 @@ def adam(
     weight_decay: float,
     decoupled: bool,
 ) -> None:
-    """One step of Adam (Kingma & Ba 2015) or, decoupled, AdamW (Loshchilov & Hutter 2019), in place.
+    """One step of Adam (Kingma & Ba 2015) or, decoupled, AdamW (Loshchilov & Hutter 2019).
 
     m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²
     p ← p − lr · m̂ / (√v̂ + eps),  m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ)

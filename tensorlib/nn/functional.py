@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops, random
+from ..arrays import require_floating
 from ..autograd import is_recording, operation
 from ..kernels import kernels
 from ..ops import log_softmax, relu, sigmoid, softmax, tanh
@@ -23,6 +24,7 @@ from ..tensor import Tensor
 @operation
 @ops.quiet
 def _gelu(x, approximate):
+    require_floating("gelu", x)
     return kernels(x).gelu(x, approximate), (
         lambda grad: kernels(grad).gelu_backward(grad, x, approximate),
     )
@@ -39,6 +41,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 @ops.quiet
 def silu(x):
     """x · sigmoid(x), also called swish."""
+    require_floating("silu", x)
     s = 1 / (1 + np.exp(-x))
     return x * s, (lambda grad: grad * s * (1 + x * (1 - s)),)
 
@@ -74,8 +77,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"linear: input {input.shape} and weight {weight.shape} do not fit: "
             "the last size of the input must be the second of the weight"
         )
-    if input.dtype != weight.dtype:
-        raise RuntimeError(f"linear: input is {input.dtype}, weight is {weight.dtype}")
+    require_floating("linear", input, weight, bias)
     return _linear(input, weight, bias)
 
 
@@ -95,6 +97,8 @@ def embedding(input: Tensor, weight: Tensor) -> Tensor:
     """
     if input.dtype.kind != "i":
         raise RuntimeError(f"embedding: the input must be integers, not {input.dtype}")
+    if weight.ndim != 2:
+        raise RuntimeError(f"embedding: the weight must be (V, C), not of shape {weight.shape}")
     return _embedding(input, weight)
 
 
@@ -157,7 +161,8 @@ def rms_norm(
 
 
 def _normalized_dims(name: str, input: Tensor, normalized_shape: Any, *weights: Any) -> int:
-    """How many last dimensions are normalised, once all shapes are seen to agree."""
+    """How many last dimensions are normalised, once all shapes and types are seen to agree."""
+    require_floating(name, input, *weights)
     if isinstance(normalized_shape, int):
         normalized_shape = (normalized_shape,)
     row = tuple(normalized_shape)
@@ -195,6 +200,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     p is rounded to 16 bits: t = round(65536 p), and what is kept is scaled by 65536 / (65536 − t).
     Which are dropped follows from `manual_seed`, or inside `random.counter(...)` from its counter.
     """
+    require_floating("dropout", input)
     threshold = _dropout_threshold("dropout", p)
     return _dropout(input, threshold) if training and threshold else input
 
@@ -221,6 +227,7 @@ def _reduced(losses: Tensor, reduction: str, count: int | None = None) -> Tensor
 def _rows_and_classes(name: str, input: Tensor, target: Tensor, ignore_index: int) -> tuple:
     """Scores (N, C) or (C,) or (N, C, d1, …) as rows (M, C); the targets as (M,), 0 where ignored;
     and which are ignored (M,)."""
+    require_floating(name, input)
     if target.dtype.kind != "i":
         raise RuntimeError(f"{name}: targets are class indices (int64), not {target.dtype}")
     dim = 0 if input.ndim == 1 else 1
@@ -311,12 +318,12 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """−y log σ(x) − (1 − y) log(1 − σ(x)), σ the sigmoid; input and target of one shape."""
     if input.shape != target.shape:
-        raise ValueError(f"bce: input {input.shape} and target {target.shape} must have one shape")
+        raise ValueError(f"bce: input {input.shape} and target {target.shape} differ in shape")
     return _reduced(_bce_with_logits(input, target), reduction)
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
-    """1 at the class and 0 elsewhere, as int64: shape (…, num_classes); -1 takes the largest + 1."""
+    """1 at the class and 0 elsewhere, as int64 (…, num_classes); -1 takes the largest + 1."""
     index = tensor.array
     if index.dtype.kind != "i":
         raise RuntimeError(f"one_hot: needs integers, not {index.dtype}")
@@ -367,11 +374,7 @@ def scaled_dot_product_attention(
             f"{value.shape} do not fit: expected (…, L, E), (…, S, E) and (…, S, D), that is, "
             "at least 2 dimensions"
         )
-    if not query.dtype == key.dtype == value.dtype:
-        raise RuntimeError(
-            f"scaled_dot_product_attention: query is {query.dtype}, key {key.dtype} and value "
-            f"{value.dtype}: they must have one dtype"
-        )
+    require_floating("scaled_dot_product_attention", query, key, value)
     if is_causal and attn_mask is not None:
         raise RuntimeError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     if attn_mask is not None and attn_mask.dtype not in (np.bool_, np.float32, query.dtype):

@@ -22,15 +22,16 @@ def clip_grad_norm_(
     grads = [p.grad.array for p in parameters if p.grad is not None]
     if not grads:
         return Tensor(np.zeros((), np.float32))
-    if math.isinf(norm_type):
-        total = max(np.abs(g).max() for g in grads)
-    elif norm_type == 2:
-        total = np.sqrt(sum(np.vdot(g, g) for g in grads))
-    else:
-        total = sum((np.abs(g) ** norm_type).sum() for g in grads) ** (1 / norm_type)
-    factor = max_norm / (total + 1e-6)
-    if not factor >= 1:  # also where the norm is nan: the gradients then show it
-        for g in grads:
-            g *= g.dtype.type(factor)
-            mark_written(g)
+    with np.errstate(all="ignore"):  # an infinite norm is returned, not warned about
+        if math.isinf(norm_type):
+            total = max(np.abs(g).max() for g in grads)
+        elif norm_type == 2:
+            total = np.sqrt(sum(np.vdot(g, g) for g in grads))
+        else:
+            total = sum((np.abs(g) ** norm_type).sum() for g in grads) ** (1 / norm_type)
+        factor = max_norm / (total + 1e-6)
+        if not factor >= 1:  # also where the norm is nan: the gradients then show it
+            for g in grads:
+                g *= g.dtype.type(factor)
+                mark_written(g)
     return Tensor(np.asarray(total, grads[0].dtype))

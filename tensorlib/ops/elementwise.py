@@ -104,11 +104,13 @@ def rsqrt(x):
 
 
 @floating
+@quiet
 def sin(x):
     return np.sin(x), (lambda grad: grad * np.cos(x),)
 
 
 @floating
+@quiet
 def cos(x):
     return np.cos(x), (lambda grad: -grad * np.sin(x),)
 
@@ -129,7 +131,7 @@ def sigmoid(x):
 @elementwise
 def relu(x):
     y = np.maximum(x, 0)
-    return y, (lambda grad: np.where(y <= 0, 0, grad),)
+    return y, (lambda grad: grad * ~(y <= 0),)  # ~ so that a nan passes, as in PyTorch
 
 
 # --------------------------------------------------------------------------------------- choices

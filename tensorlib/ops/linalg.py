@@ -7,11 +7,12 @@ import math
 import numpy as np
 
 from ..autograd import operation
-from .elementwise import mul
+from .elementwise import mul, quiet
 from .shape import unsqueeze
 
 
 @operation
+@quiet
 def matmul(x, y):
     """x @ y for every rank: the last two dimensions are matrices, those before are batches and
     broadcast; a 1-D operand is a row on the left and a column on the right.

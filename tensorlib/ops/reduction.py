@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import accurate_sum, is_floating, promote_to_float
+from ..arrays import accurate_sum, is_floating, promote_to_float, require_floating
 from ..autograd import TensorBase, operation
 from ..kernels import kernels
 from .elementwise import maximum, minimum, quiet
@@ -51,7 +51,7 @@ def sum(x, dim=None, keepdim=False):
 @operation
 @quiet
 def mean(x, dim=None, keepdim=False):
-    _floating_only("mean", x)
+    require_floating("mean", x)
     axes, shape = _axes(x, dim), x.shape
     count = math.prod(shape[a] for a in axes)
     total = accurate_sum(x, axes, keepdim)
@@ -64,7 +64,7 @@ def mean(x, dim=None, keepdim=False):
 @quiet
 def _var(x, dim, correction, keepdim, root):
     name = "std" if root else "var"
-    _floating_only(name, x)
+    require_floating(name, x)
     axes = _axes(x, dim)
     kept = _kept(x.shape, axes)
     count = math.prod(x.shape[a] for a in axes)
@@ -98,11 +98,6 @@ def std(input, dim=None, unbiased=True, keepdim=False, *, correction=None):
 def _divide(x, count):
     """x / count in x's type, with x / 0 = nan or inf: a Python division would raise."""
     return x / x.dtype.type(count)
-
-
-def _floating_only(name, x):
-    if not is_floating(x.dtype):
-        raise RuntimeError(f"{name}: needs a floating-point tensor, got {x.dtype}; use x.float()")
 
 
 # -------------------------------------------------------------------------------------- extremes
@@ -233,7 +228,7 @@ def log_softmax(x, dim):
 
 
 def _axis_of_softmax(name, x, dim):
-    _floating_only(name, x)
+    require_floating(name, x)
     if dim is None:
         raise TypeError(f"{name}: say along which dimension, dim=-1 for the last")
     _axes(x, dim)  # for its error

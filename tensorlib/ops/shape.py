@@ -117,9 +117,7 @@ def unsqueeze(x, dim):
 
 @operation
 def _split(x, bounds, axis):
-    pieces = tuple(
-        x[(slice(None),) * axis + (slice(a, b),)] for a, b in itertools.pairwise(bounds)
-    )
+    pieces = tuple(x[(slice(None),) * axis + (slice(a, b),)] for a, b in itertools.pairwise(bounds))
     shapes = [piece.shape for piece in pieces]
 
     def grad_x(grads):  # one buffer for the gradients of all pieces

@@ -27,7 +27,7 @@ class Optimizer:
         self.state: dict[Tensor, dict[str, Any]] = {}
         if isinstance(params, Tensor):
             raise TypeError("an optimizer takes several tensors: put a single one in a list")
-        groups = list(params)
+        groups: list[Any] = list(params)
         if not groups:
             raise ValueError("the optimizer got no parameters")
         if not isinstance(groups[0], dict):

@@ -1,0 +1,578 @@
+"""nn.Module and the layers beside PyTorch: the tree, state dicts, reprs, initial values, gradients.
+
+Most tests build the same module in both libraries from one function of `t` and compare the two.
+"""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from harness import check, check_error, integers, tensorlib
+
+BOTH = (torch, tensorlib)
+
+
+def net(t):
+    """A tree with all that can hang on it: shared and absent parameters, all kinds of buffers."""
+
+    class Inner(t.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.proj = t.nn.Linear(3, 3, bias=False)
+            self.act = t.nn.ReLU()
+
+        def forward(self, x, scale=1.0):
+            return self.act(self.proj(x)) * scale
+
+    class Net(t.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = t.nn.Embedding(5, 3)
+            self.blocks = t.nn.ModuleList([Inner() for _ in range(2)])
+            self.net = t.nn.Sequential(t.nn.Linear(3, 4), t.nn.Dropout(0.5), t.nn.Linear(4, 3))
+            self.head = t.nn.Linear(3, 5)
+            self.head.weight = self.embed.weight  # tied
+            self.again = self.blocks[0]  # one module under two names
+            self.gain = t.nn.Parameter(t.ones(3))
+            self.register_parameter("absent", None)
+            self.register_buffer("tril", t.tril(t.ones(2, 2)))
+            self.register_buffer("cache", t.zeros(2), persistent=False)
+            self.register_buffer("nothing", None)
+            self.steps = 7
+
+        def forward(self, idx):
+            x = self.embed(idx) * self.gain
+            for block in self.blocks:
+                x = x + block(x, scale=0.5)
+            return self.head(self.net(x))
+
+    t.manual_seed(0)
+    return Net()
+
+
+def same(fn):
+    """Both libraries give equal plain results."""
+    theirs, ours = (fn(t) for t in BOTH)
+    assert ours == theirs
+    return ours
+
+
+def arrays(state):
+    return {name: value.detach().numpy() for name, value in state.items()}
+
+
+def assert_close(ours, theirs, rtol=1e-5, atol=1e-6):
+    """Two dicts of arrays: the same names in the same order, the same values, shapes, dtypes."""
+    assert list(ours) == list(theirs)
+    for name, value in ours.items():
+        assert (value.dtype, value.shape) == (theirs[name].dtype, theirs[name].shape), name
+        np.testing.assert_allclose(value, theirs[name], rtol, atol, err_msg=name)
+
+
+# ---- walking the tree ---------------------------------------------------------------------------
+
+WALKS = {
+    "parameters": lambda m: [tuple(p.shape) for p in m.parameters()],
+    "named_parameters": lambda m: [name for name, _ in m.named_parameters()],
+    "buffers": lambda m: [tuple(b.shape) for b in m.buffers()],
+    "named_buffers": lambda m: [name for name, _ in m.named_buffers()],
+    "children": lambda m: [type(c).__name__ for c in m.children()],
+    "named_children": lambda m: [(name, type(c).__name__) for name, c in m.named_children()],
+    "modules": lambda m: [type(c).__name__ for c in m.modules()],
+    "named_modules": lambda m: [(name, type(c).__name__) for name, c in m.named_modules()],
+    "state_dict": lambda m: list(m.state_dict()),
+    "repr": repr,
+    "numel": lambda m: sum(p.numel() for p in m.parameters()),
+}
+
+
+@pytest.mark.parametrize("walk", WALKS.values(), ids=WALKS)
+def test_walk(walk):
+    assert same(lambda t: walk(net(t)))
+
+
+def test_apply_goes_children_first_and_returns_the_module():
+    def visited(t):
+        names, m = [], net(t)
+        assert m.apply(lambda c: names.append(type(c).__name__)) is m
+        return names
+
+    assert same(visited)[-1] == "Net"
+
+
+def test_train_and_eval_reach_every_module():
+    def modes(t):
+        m = net(t)
+        seen = [[c.training for c in m.modules()]]
+        assert m.eval() is m
+        seen.append([c.training for c in m.modules()])
+        m.blocks.train()
+        seen.append([c.training for c in m.modules()])
+        assert m.train() is m
+        return [*seen, [c.training for c in m.modules()], m.train(False).training]
+
+    same(modes)
+
+
+def test_requires_grad_and_zero_grad():
+    def run(t):
+        m = net(t)
+        m(t.tensor([0, 1])).sum().backward()
+        grads = [[p.grad is None for p in m.parameters()]]
+        m.zero_grad(set_to_none=False)
+        grads.append([float(p.grad.abs().sum()) for p in m.parameters()])
+        m.zero_grad()
+        grads.append([p.grad is None for p in m.parameters()])
+        assert m.requires_grad_(False) is m
+        return *grads, [p.requires_grad for p in m.parameters()], m(t.tensor([0])).requires_grad
+
+    same(run)
+
+
+# ---- attributes ---------------------------------------------------------------------------------
+
+
+def test_assignment_replaces_and_deletion_forgets():
+    def run(t):
+        m = net(t)
+        m.gain = t.nn.Parameter(t.zeros(2))
+        m.tril = t.zeros(3, 3)
+        m.head = t.nn.Linear(2, 1, bias=False)
+        m.net[0].bias = None
+        m.absent = t.nn.Parameter(t.zeros(1))
+        m.late = t.nn.Tanh()
+        del m.blocks, m.cache
+        del m.embed.weight
+        names = list(m.state_dict()), [n for n, _ in m.named_buffers()], repr(m)
+        return *names, hasattr(m, "blocks"), hasattr(m, "cache"), m.nothing is None, m.steps
+
+    same(run)
+
+
+def test_parameter_assigned_over_a_plain_attribute_is_registered():
+    def run(t):
+        m = t.nn.Module()
+        m.x = 3
+        m.x = t.nn.Parameter(t.zeros(2))
+        m.y = t.zeros(2)  # a plain tensor is neither parameter nor buffer
+        m.child = None
+        m.child = t.nn.Linear(1, 1)
+        return list(m.state_dict()), [n for n, _ in m.named_parameters()], repr(m)
+
+    same(run)
+
+
+def assign(name, value):
+    return lambda t: setattr(net(t), name, value(t))
+
+
+def plain_init(body):
+    """A module class that forgets super().__init__()."""
+    return lambda t: type("Forgetful", (t.nn.Module,), {"__init__": lambda self: body(t, self)})()
+
+
+REFUSALS = {
+    "missing": (AttributeError, lambda t: net(t).wrong, "Net.*wrong"),
+    "delete": (AttributeError, lambda t: delattr(net(t), "wrong"), "wrong"),
+    "tensor-as-parameter": (TypeError, assign("gain", lambda t: t.zeros(3)), "gain"),
+    "number-as-module": (TypeError, assign("head", lambda t: 3), "head"),
+    "number-as-buffer": (TypeError, assign("tril", lambda t: 3), "tril"),
+    "buffer-exists": (KeyError, lambda t: net(t).register_buffer("head", t.zeros(1)), "head"),
+    "buffer-dot": (KeyError, lambda t: net(t).register_buffer("a.b", t.zeros(1)), "name"),
+    "buffer-list": (TypeError, lambda t: net(t).register_buffer("a", [1]), "a"),
+    "parameter-tensor": (TypeError, lambda t: net(t).register_parameter("a", t.ones(1)), "a"),
+    "parameter-dot": (KeyError, lambda t: net(t).register_parameter("a.b", None), "name"),
+    "parameter-exists": (KeyError, lambda t: net(t).register_parameter("steps", None), "steps"),
+    "parameter-integer": (RuntimeError, lambda t: t.nn.Parameter(t.zeros(2).long()), "float"),
+    "to-integer": (TypeError, lambda t: net(t).to(t.int64), "float"),
+    "no-forward": (NotImplementedError, lambda t: t.nn.Module()(1), "forward"),
+    "list-forward": (NotImplementedError, lambda t: net(t).blocks(1), "forward"),
+    "no-super-module": (
+        AttributeError,
+        plain_init(lambda t, self: setattr(self, "x", t.nn.ReLU())),
+        "__init__",
+    ),
+    "no-super-parameter": (
+        AttributeError,
+        plain_init(lambda t, self: setattr(self, "x", t.nn.Parameter(t.ones(1)))),
+        "__init__",
+    ),
+    "no-super-buffer": (
+        AttributeError,
+        plain_init(lambda t, self: self.register_buffer("x", t.ones(1))),
+        "__init__",
+    ),
+    "list-of-number": (TypeError, lambda t: t.nn.ModuleList([3]), "int"),
+    "sequence-of-number": (TypeError, lambda t: t.nn.Sequential(3), "int"),
+    "list-index": (IndexError, lambda t: net(t).blocks[2], "range"),
+    "sequence-index": (IndexError, lambda t: net(t).net[-4], "range"),
+    "dropout": (ValueError, lambda t: t.nn.Dropout(1.5), "1.5"),
+}
+
+
+@pytest.mark.parametrize(("exception", "fn", "match"), REFUSALS.values(), ids=REFUSALS)
+def test_refusal(exception, fn, match):
+    check_error(exception, fn, match=match)
+
+
+def test_call_passes_arguments_and_keywords_to_forward():
+    def run(t):
+        class Scale(t.nn.Module):
+            def forward(self, x, times, plus=0):
+                return x * times + plus
+
+        m = Scale()
+        return m(t.tensor([1.0, 2.0]), 3, plus=1).tolist(), m(2, times=5)
+
+    same(run)
+
+
+def test_parameter():
+    def run(t):
+        source = t.tensor([1.0, 2.0])
+        p, frozen = t.nn.Parameter(source), t.nn.Parameter(source * 2, requires_grad=False)
+        source[0] = 5.0  # a parameter shares the memory of its tensor
+        facts = p.requires_grad, p.is_leaf, frozen.requires_grad, isinstance(p, t.Tensor)
+        return *facts, p.tolist(), repr(p), repr(frozen), type(p * 1) is t.Tensor
+
+    same(run)
+
+
+# ---- containers ---------------------------------------------------------------------------------
+
+
+def test_sequential():
+    def run(t):
+        s = t.nn.Sequential(t.nn.Linear(2, 3), t.nn.ReLU())
+        s.append(t.nn.Linear(3, 1))
+        kinds = [type(m).__name__ for m in s]
+        return len(s), kinds, type(s[0]).__name__, s[-1].out_features, repr(s), list(s.state_dict())
+
+    same(run)
+
+
+def test_module_list():
+    def run(t):
+        ms = t.nn.ModuleList([t.nn.Linear(2, 2), t.nn.Linear(2, 2)])
+        ms.append(t.nn.ReLU())
+        kinds = [type(m).__name__ for m in ms]
+        return len(ms), kinds, ms[-3].in_features, ms[1] in ms, repr(ms), list(ms.state_dict())
+
+    same(run)
+
+
+def test_empty_containers():
+    same(lambda t: (len(t.nn.Sequential()), len(t.nn.ModuleList()), t.nn.Sequential()(3)))
+
+
+# ---- state dicts --------------------------------------------------------------------------------
+
+
+def test_state_dict_shares_memory_and_has_no_gradient():
+    m = net(tensorlib)
+    state = m.state_dict()
+    assert not any(value.requires_grad for value in state.values())
+    with tensorlib.no_grad():
+        m.gain += 1.0
+    assert state["gain"].tolist() == [2.0] * 3
+
+
+def test_load_copies_in_place():
+    m, other = net(tensorlib), net(tensorlib)
+    with tensorlib.no_grad():
+        for p in other.parameters():
+            p += 2.0
+    before = dict(m.named_parameters())
+    memory = arrays(dict(m.named_parameters()))
+    state = other.state_dict()
+    result = m.load_state_dict(state)
+    assert (result.missing_keys, result.unexpected_keys) == ([], [])
+    assert str(result) == "<All keys matched successfully>"
+    for name, p in m.named_parameters():
+        assert p is before[name]
+        assert p.requires_grad
+        np.testing.assert_array_equal(memory[name], state[name].numpy())
+        assert not np.may_share_memory(memory[name], state[name].numpy())
+    assert m.head.weight is m.embed.weight
+
+
+def test_load_casts_to_the_dtype_of_the_parameter():
+    m = tensorlib.nn.Linear(2, 2)
+    m.load_state_dict({k: v.to(tensorlib.float64) + 1 for k, v in m.state_dict().items()})
+    assert m.weight.dtype == tensorlib.float32
+
+
+def broken(t, *changes):
+    """A state dict with something missing, unexpected and of another shape."""
+    state = dict(net(t).state_dict())
+    if "missing" in changes:
+        del state["gain"], state["net.0.weight"], state["tril"]
+    if "unexpected" in changes:
+        state["zz"] = state["net.9.weight"] = t.zeros(1)
+    if "shape" in changes:
+        state["net.2.weight"], state["head.bias"] = t.zeros(2, 3), t.zeros(5, 1)
+    return state
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [("missing",), ("unexpected",), ("shape",), ("missing", "unexpected", "shape")],
+    ids="+".join,
+)
+def test_strict_load_names_every_fault(changes):
+    texts = []
+    for t in BOTH:
+        with pytest.raises(RuntimeError) as error:
+            net(t).load_state_dict(broken(t, *changes))
+        texts.append(str(error.value))
+    theirs, ours = texts
+    names = ["gain", "net.0.weight", "tril", "zz", "net.9.weight", "net.2.weight", "head.bias"]
+    assert [name in ours for name in names] == [name in theirs for name in names]
+    assert "Net" in ours
+    if "shape" in changes:
+        for shape in ("2, 3", "3, 4", "5, 1"):
+            assert shape in ours
+
+
+def test_lenient_load_returns_the_lists_and_loads_the_rest():
+    def run(t):
+        m = net(t)
+        result = m.load_state_dict(broken(t, "missing", "unexpected"), strict=False)
+        return list(result.missing_keys), list(result.unexpected_keys)
+
+    same(run)
+
+
+def test_lenient_load_still_refuses_a_wrong_shape():
+    check_error(
+        RuntimeError,
+        lambda t: net(t).load_state_dict(broken(t, "shape"), strict=False),
+        match="net.2.weight",
+    )
+
+
+def test_load_refuses_what_is_no_dict():
+    check_error(TypeError, lambda t: net(t).load_state_dict([1]), match="dict")
+
+
+def test_state_dicts_travel_between_the_libraries():
+    theirs, ours = net(torch), net(tensorlib)
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.add_(torch.rand(p.shape))
+    state = {k: tensorlib.from_numpy(v.numpy().copy()) for k, v in theirs.state_dict().items()}
+    ours.load_state_dict(state)
+    assert_close(arrays(ours.state_dict()), arrays(theirs.state_dict()), 0, 0)
+    back = net(torch)
+    back.load_state_dict({k: torch.from_numpy(v.numpy()) for k, v in ours.state_dict().items()})
+    assert_close(arrays(back.state_dict()), arrays(theirs.state_dict()), 0, 0)
+
+
+def test_to_dtype_keeps_parameters_and_leaves_integers_alone():
+    def run(t):
+        m = net(t)
+        m.register_buffer("counts", t.zeros(2, dtype=t.long))
+        weight = m.embed.weight
+        assert m.to(t.float64) is m
+        tied = m.head.weight is m.embed.weight is weight
+        return tied, {k: str(v.dtype).split(".")[-1] for k, v in m.state_dict().items()}
+
+    same(run)
+
+
+def test_to_device_returns_the_module():
+    same(lambda t: (lambda m: m.to("cpu") is m)(net(t)))
+
+
+def test_deep_copy_is_independent():
+    def run(t):
+        m = net(t)
+        twin = copy.deepcopy(m)
+        with t.no_grad():
+            twin.gain += 1.0
+        kinds = isinstance(twin.gain, t.nn.Parameter), twin.head.weight is twin.embed.weight
+        return *kinds, m.gain.tolist(), twin.gain.tolist(), list(twin.state_dict())
+
+    same(run)
+
+
+# ---- the layers ---------------------------------------------------------------------------------
+
+LAYERS = {  # how to build it, its input (a shape, or indices)
+    "Linear": (lambda nn: nn.Linear(3, 5), (2, 4, 3)),
+    "Linear-no-bias": (lambda nn: nn.Linear(3, 5, bias=False), (4, 3)),
+    "Linear-1x1": (lambda nn: nn.Linear(1, 1), (1, 1)),
+    "Linear-17": (lambda nn: nn.Linear(17, 3), (2, 17)),
+    "Embedding-15": (lambda nn: nn.Embedding(5, 3), integers(5, 2, 4)),
+    "Embedding-16": (lambda nn: nn.Embedding(8, 2), integers(8, 2, 4)),
+    "Embedding-17": (lambda nn: nn.Embedding(17, 1), integers(17, 3)),
+    "Embedding-65": (lambda nn: nn.Embedding(65, 65), integers(65, 4, 8)),
+    "LayerNorm": (lambda nn: nn.LayerNorm(6), (2, 3, 6)),
+    "LayerNorm-2d": (lambda nn: nn.LayerNorm((3, 4), eps=1e-3), (2, 3, 4)),
+    "LayerNorm-no-bias": (lambda nn: nn.LayerNorm(6, bias=False), (2, 6)),
+    "LayerNorm-plain": (lambda nn: nn.LayerNorm([6], elementwise_affine=False), (2, 6)),
+    "RMSNorm": (lambda nn: nn.RMSNorm(6), (2, 3, 6)),
+    "RMSNorm-2d": (lambda nn: nn.RMSNorm((3, 4), eps=1e-6), (2, 3, 4)),
+    "RMSNorm-plain": (lambda nn: nn.RMSNorm(6, elementwise_affine=False), (2, 6)),
+    "Dropout": (lambda nn: nn.Dropout(0.2).eval(), (3, 4)),
+    "Dropout-default": (lambda nn: nn.Dropout().eval(), (3, 4)),
+    "Dropout-0": (lambda nn: nn.Dropout(0.0), (3, 4)),
+    "Dropout-1": (lambda nn: nn.Dropout(p=1.0), (3, 4)),
+    "ReLU": (lambda nn: nn.ReLU(), (3, 4)),
+    "GELU": (lambda nn: nn.GELU(), (3, 4)),
+    "GELU-tanh": (lambda nn: nn.GELU(approximate="tanh"), (3, 4)),
+    "SiLU": (lambda nn: nn.SiLU(), (3, 4)),
+    "Tanh": (lambda nn: nn.Tanh(), (3, 4)),
+    "Sigmoid": (lambda nn: nn.Sigmoid(), (3, 4)),
+    "Softmax": (lambda nn: nn.Softmax(dim=1), (3, 4, 2)),
+    "Identity": (lambda nn: nn.Identity(), (3, 4)),
+    "Identity-arguments": (lambda nn: nn.Identity(54, unused=True), (3, 4)),
+    "Sequential": (lambda nn: nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 2)), (5, 3)),
+    "MLP": (
+        lambda nn: nn.Sequential(
+            nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 16), nn.GELU()),
+            nn.Sequential(nn.Linear(16, 4), nn.Identity()),
+        ),
+        (2, 3, 4),
+    ),
+}
+LOSSES = {
+    "CrossEntropyLoss": (lambda nn: nn.CrossEntropyLoss(), [(4, 5), integers(5, 4)]),
+    "CrossEntropyLoss-all": (
+        lambda nn: nn.CrossEntropyLoss(ignore_index=1, label_smoothing=0.1, reduction="sum"),
+        [(2, 5, 3), integers(5, 2, 3)],
+    ),
+    "MSELoss": (lambda nn: nn.MSELoss(), [(3, 4), (3, 4)]),
+    "MSELoss-none": (lambda nn: nn.MSELoss(reduction="none"), [(3, 4), (3, 4)]),
+}
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *LOSSES])
+def test_layer_repr(name):
+    build = {**LAYERS, **LOSSES}[name][0]
+    same(lambda t: repr(build(t.nn)))
+
+
+@pytest.mark.parametrize("seed", [0, 1337])
+@pytest.mark.parametrize("name", LAYERS)
+def test_default_initialisation_draw_for_draw(name, seed):
+    """The same seed gives PyTorch's weights, and leaves the stream where PyTorch's stands."""
+    states = []
+    for t in BOTH:
+        t.manual_seed(seed)
+        state = arrays(LAYERS[name][0](t.nn).state_dict())
+        states.append({**state, "next": t.rand(3).numpy()})
+    theirs, ours = states
+    assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_initialisation_of_a_whole_tree_draw_for_draw():
+    theirs, ours = (arrays(net(t).state_dict()) for t in BOTH)
+    assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_layer(name, dtype):
+    """With PyTorch's weights: outputs, gradients of the weights and of the input."""
+    build, source = LAYERS[name]
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(source).astype(dtype) if isinstance(source, tuple) else source
+    weights = None
+    results = []
+    for t in BOTH:
+        m = build(t.nn).to(getattr(t, dtype))
+        weights = weights or {k: rng.standard_normal(p.shape) for k, p in m.state_dict().items()}
+        m.load_state_dict({k: t.tensor(w.astype(dtype)) for k, w in weights.items()})
+        leaf = t.tensor(x, requires_grad=isinstance(source, tuple))
+        out = m(leaf)
+        out.backward(t.tensor(np.random.default_rng(1).standard_normal(out.shape).astype(dtype)))
+        grads = {k: p.grad.numpy() for k, p in m.named_parameters()}
+        grads |= {"input": leaf.grad.numpy()} if isinstance(source, tuple) else {}
+        results.append({"output": out.detach().numpy(), **grads})
+    tolerance = (1e-4, 1e-5) if dtype == "float32" else (1e-10, 1e-10)
+    assert_close(results[1], results[0], *tolerance)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_module(name):
+    build, inputs = LOSSES[name]
+    check(lambda t, *xs: build(t.nn)(*xs), *inputs)
+
+
+@pytest.mark.parametrize("attribute", ["in_features", "out_features"])
+def test_linear_tells_its_sizes(attribute):
+    same(lambda t: getattr(t.nn.Linear(3, 5), attribute))
+
+
+def test_other_attributes():
+    same(lambda t: (t.nn.Embedding(5, 3).num_embeddings, t.nn.Embedding(5, 3).embedding_dim))
+    same(lambda t: (tuple(t.nn.LayerNorm(4).normalized_shape), t.nn.LayerNorm(4).eps))
+    same(lambda t: (t.nn.Dropout(0.3).p, t.nn.Linear(2, 3, bias=False).bias is None))
+
+
+def test_dropout_module_follows_the_mode():
+    m = tensorlib.nn.Dropout(0.5)
+    x = tensorlib.ones(1000)
+    assert set(m(x).tolist()) == {0.0, 2.0}
+    assert m.eval()(x).tolist() == x.tolist()
+
+
+def test_whole_net_forward_and_backward():
+    """The tied weight gets the sum of its two gradients."""
+    results = []
+    for t in BOTH:
+        m = net(t).eval()
+        loss = (m(t.tensor([[0, 1, 2], [1, 1, 4]])) ** 2).mean()
+        loss.backward()
+        grads = {k: p.grad.numpy() for k, p in m.named_parameters()}
+        results.append({"loss": loss.detach().numpy(), **grads})
+    assert_close(results[1], results[0], 1e-4, 1e-6)
+
+
+# ---- clip_grad_norm_ ----------------------------------------------------------------------------
+
+GRADIENTS = {
+    "below": [[0.1, 0.2], [0.3]],
+    "above": [[3.0, 4.0], [12.0]],
+    "zero": [[0.0, 0.0], [0.0]],
+    "some-missing": [[3.0, 4.0], None],
+    "all-missing": [None, None],
+    "tiny": [[1e-20, 0.0], [0.0]],
+    "infinite": [[1.0, float("inf")], [2.0]],
+    "nan": [[1.0, float("nan")], [2.0]],
+}
+
+
+@pytest.mark.parametrize("max_norm", [1.0, 13, 0.0, 1e6])
+@pytest.mark.parametrize("grads", GRADIENTS.values(), ids=GRADIENTS)
+def test_clip_grad_norm(grads, max_norm):
+    results = []
+    for t in BOTH:
+        params = [t.nn.Parameter(t.zeros(2)), t.nn.Parameter(t.zeros(1))]
+        for p, g in zip(params, grads, strict=True):
+            p.grad = None if g is None else t.tensor(g)
+        norm = t.nn.utils.clip_grad_norm_(iter(params), max_norm)
+        kept = [np.zeros(0) if p.grad is None else p.grad.numpy() for p in params]
+        results.append([norm.numpy(), *kept])
+        assert norm.shape == ()
+    for ours, theirs in zip(*results[::-1], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_clip_grad_norm_below_the_maximum_leaves_every_bit():
+    p = tensorlib.nn.Parameter(tensorlib.zeros(1000))
+    p.grad = tensorlib.rand(1000)
+    before = p.grad.numpy().copy()
+    tensorlib.nn.utils.clip_grad_norm_([p], 1e3)
+    assert (p.grad.numpy() == before).all()
+
+
+def test_clip_grad_norm_of_one_parameter_and_of_nothing():
+    def run(t):
+        p = t.nn.Parameter(t.zeros(2))
+        p.grad = t.tensor([3.0, 4.0])
+        return float(t.nn.utils.clip_grad_norm_(p, 10.0)), float(t.nn.utils.clip_grad_norm_([], 1))
+
+    assert same(run) == (5.0, 0.0)
