@@ -1,0 +1,136 @@
+"""Command lines: flags from the typed configuration; a mistake of the user's is one line.
+
+Both scripts go through `run`, the one place where an error of the user's becomes an exit status.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import itertools
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
+
+import tensorlib
+from gpt.checkpoint import Checkpoint
+from gpt.config import PRESETS, RunConfig, TrainConfig, UserError
+from gpt.run import Run
+
+Config = TypeVar("Config")
+_MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's `main` and leave with its status: 0; 2 after a mistake of the user's, told in
+    one line on standard error; 130 after Ctrl-C."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(_complain(str(error)))
+    except MemoryError:
+        sys.exit(_complain("out of memory; take a smaller --batch-size, --block-size or --n-embd"))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read our output, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
+    """The configuration of train.py's command line (by default this process's).
+
+    Flags override defaults, and the defaults are those of the preset, or of the run to resume.
+    """
+    asked = parse(RunConfig, arguments, partial=True)  # decides the defaults of all the flags
+    if asked.resume:
+        begun = Run.resumable(asked.out)
+        recorded = Checkpoint.load(begun.last).config
+        preset = recorded.preset
+        if asked.preset not in ("auto", preset):
+            raise UserError(f"{begun} began with --preset {preset}, which cannot change now")
+        default = dataclasses.replace(recorded, out=begun.path)
+    else:
+        preset = asked.preset
+        if preset == "auto":
+            preset = "nanogpt-cpu" if find_device(asked.device) == "cpu" else "video"
+        default = PRESETS[preset]
+    return dataclasses.replace(parse(TrainConfig, arguments, default), preset=preset)
+
+
+def find_device(name: str) -> str:
+    """The device, "cpu" or "cuda", that a --device means; UserError, with the remedy, for a GPU
+    that cannot be used."""
+    if name == "auto":
+        return "cuda" if tensorlib.cuda.is_available() else "cpu"
+    try:
+        return tensorlib.zeros(0, device=name).device
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: {error}") from None
+
+
+def parse(
+    cls: type[Config],
+    arguments: Sequence[str] | None = None,
+    default: Config | None = None,
+    partial: bool = False,
+) -> Config:
+    """A configuration from command-line flags, by default those of this process.
+
+    partial: pass over flags that `cls` does not have, and over --help.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            config, unknown = tyro.cli(
+                cls,
+                args=arguments,
+                default=cls() if default is None else default,
+                return_unknown_args=True,
+                add_help=not partial,
+                config=_MARKERS,
+            )
+    except SystemExit as status:
+        if not status.code:
+            raise  # --help
+        raise UserError(_first_paragraph(complaint.getvalue())) from None
+    if unknown and not partial:
+        raise UserError(_unknown(unknown[0].split("=")[0], cls))
+    return config
+
+
+def _first_paragraph(box: str) -> str:
+    # tyro draws a box (of other characters where a terminal has no lines): title, what is wrong,
+    # a rule, hints over several lines; we keep what is wrong
+    rows = [line.strip(" │╭╮╰╯") for line in box.splitlines()[1:]]
+    paragraphs = itertools.groupby(rows, key=lambda row: row.strip("─-") != "")
+    text = " ".join(next(rows for is_text, rows in paragraphs if is_text))
+    text = re.sub(r"^Error parsing (?:(--\S+:)|\S+:) ", r"\1 ", text).strip()
+    return text[:1].lower() + text[1:]
+
+
+def _unknown(flag: str, cls: type) -> str:
+    near = difflib.get_close_matches(flag.replace("_", "-"), _flags(cls), n=1, cutoff=0.5)
+    if not flag.startswith("-"):
+        return f"unexpected argument {flag!r}: every value follows its --flag (see --help)"
+    return f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else "; see --help")
+
+
+def _flags(cls: type) -> list[str]:
+    flags = []
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.default):
+            flags += _flags(type(field.default))
+        else:
+            flags.append("--" + field.name.replace("_", "-"))
+    return flags
+
+
+def _complain(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,191 @@
+"""The GPT of the video: embeddings, blocks of attention and MLP, a head.
+
+Parameters have GPT-2's names, so that their state dicts are interchangeable. In the shapes, B is
+the batch, T the time (the position in the context), C the channels (n_embd), V the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import tensorlib
+from gpt.config import GPTConfig, Sampling
+from gpt.generate import generate
+from tensorlib import Tensor, nn
+from tensorlib.nn import functional as F
+
+
+class KeyValues:
+    """What one attention layer keeps while it generates: the keys and values of all positions
+    so far, so that a new token computes only its own."""
+
+    def __init__(self) -> None:
+        self.k: Tensor | None = None  # (B, heads, T so far, C / heads)
+        self.v: Tensor | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.k is None else self.k.shape[2]
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the keys and values of new positions, and return those of all."""
+        if self.k is not None and self.v is not None:
+            k = tensorlib.cat([self.k, k], dim=2)
+            v = tensorlib.cat([self.v, v], dim=2)
+        self.k, self.v = k, v
+        return k, v
+
+
+class CausalSelfAttention(nn.Module):
+    """Communication: every position gathers from itself and those before it, in several heads."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        C = config.n_embd
+        self.n_head = config.n_head
+        self.c_attn = nn.Linear(C, 3 * C, bias=config.qkv_bias)  # query, key, value of all heads
+        self.c_proj = nn.Linear(C, C, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, past: KeyValues | None = None) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = self.c_attn(x).split(C, dim=2)  # each (B, T, C)
+        q = q.view(B, T, self.n_head, -1).transpose(1, 2)  # (B, heads, T, C / heads)
+        k = k.view(B, T, self.n_head, -1).transpose(1, 2)
+        v = v.view(B, T, self.n_head, -1).transpose(1, 2)
+        if past is not None:
+            k, v = past.extend(k, v)
+        dropout_p = self.dropout.p if self.training else 0.0
+        # a single new position may see all that came before it: nothing to mask
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=T > 1)
+        y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
+        return self.dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    """Computation: every position thinks for itself about what it gathered."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.act = nn.ReLU() if config.activation == "relu" else nn.GELU(approximate="tanh")
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(self.act(self.c_fc(x))))  # (B, T, C)
+
+
+class Block(nn.Module):
+    """Communication, then computation, each added to the residual stream."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, past: KeyValues | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), past)  # (B, T, C)
+        return x + self.mlp(self.ln_2(x))  # (B, T, C)
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer that predicts the next token at every position."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # what the token is
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)  # where it stands
+        self.h = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        bias = config.bias and not config.tied_head
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=bias)
+        self.apply(self._init_weights)
+        if config.tied_head:
+            self.lm_head.weight = self.wte.weight
+        if config.scaled_init:  # 2 n_layer additions should not widen the residual stream
+            for name, p in self.named_parameters():
+                if name.endswith("c_proj.weight"):
+                    nn.init.normal_(p, mean=0.0, std=0.02 / math.sqrt(2 * config.n_layer))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, mean=0.0, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def forward(
+        self, idx: Tensor, targets: Tensor | None = None, past: list[KeyValues] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, T, V) for tokens `idx` (B, T), and with `targets` (B, T) their mean loss.
+
+        past: from `new_past`, for generating; idx then holds only the tokens that follow those it
+            has seen: any number at first, one at a time afterwards.
+        ValueError if the context would be longer than block_size, IndexError for an unknown token.
+        """
+        B, T = idx.shape
+        start = len(past[0]) if past else 0
+        if start + T > self.config.block_size:
+            raise ValueError(
+                f"{start + T} tokens, but the model's block_size is {self.config.block_size}"
+            )
+        pos = tensorlib.arange(start, start + T, device=idx.device)  # (T,)
+        x = self.wte(idx) + self.wpe(pos)  # (B, T, C) + (T, C)
+        for i, block in enumerate(self.h):
+            x = block(x, past[i] if past else None)  # (B, T, C)
+        logits = self.lm_head(self.ln_f(x))  # (B, T, V)
+        if targets is None:
+            return logits, None
+        loss = F.cross_entropy(logits.view(B * T, -1), targets.reshape(B * T))
+        return logits, loss
+
+    def generate(
+        self,
+        idx: Tensor,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 1337,
+    ) -> Tensor:
+        """`idx` (B, T) with `max_new_tokens` more tokens, each drawn after all before it."""
+        sampling = Sampling(temperature, top_k, top_p)
+        return tensorlib.cat([idx, *generate(self, idx, max_new_tokens, sampling, seed)], dim=1)
+
+    @property
+    def device(self) -> str:
+        """Where the parameters are."""
+        return self.wte.weight.device
+
+    def num_parameters(self) -> int:
+        """How many numbers there are to learn; a tied head counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def flops_per_token(self) -> int:
+        """Floating-point operations of a training step, per token of a full context.
+
+        A weight takes part in one multiplication and one addition forwards, and in twice as many
+        backwards; so does each pair of positions, in q @ k and in the sum of the values.
+        """
+        weights = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        pairs = 2 * self.config.n_layer * self.config.block_size * self.config.n_embd
+        return 6 * (weights + pairs)
+
+    def new_past(self) -> list[KeyValues]:
+        """What `forward` takes as `past` at the start of a text: nothing yet, for each block."""
+        return [KeyValues() for _ in self.h]
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Inside, nothing is dropped, and nothing is recorded for a backward pass."""
+        training = self.training
+        self.eval()
+        try:
+            with tensorlib.no_grad():
+                yield
+        finally:
+            self.train(training)

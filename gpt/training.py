@@ -1,0 +1,274 @@
+"""Training: update, evaluate, report, save; the loop of `Trainer.train` reads top to bottom.
+
+Every draw is a function of (seed, stream, step), so a run that was interrupted and resumed does
+exactly what it would have done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from tqdm import tqdm
+
+import tensorlib
+from gpt.checkpoint import Checkpoint, optimizer_tensors
+from gpt.config import Sampling, Stream, TrainConfig, UserError
+from gpt.data import Batches, Corpus, load_text
+from gpt.generate import generate_text
+from gpt.model import GPT
+from gpt.run import Run
+from tensorlib import Tensor, nn, optim
+from tensorlib.optim.lr_scheduler import warmup_cosine
+
+
+def train(config: TrainConfig, device: str = "cpu") -> Run:
+    """A whole run: a text goes in; reports, checkpoints and a sample come out.
+
+    Whatever can be wrong is checked before the work begins: UserError if something is.
+    """
+    name, text = load_text(config.data)
+    corpus = Corpus.from_text(name, text, config.model.block_size)
+    model = dataclasses.replace(config.model, vocab_size=corpus.tokenizer.vocab_size)
+    config = dataclasses.replace(config, model=model)
+    checkpoint = None
+    if config.resume:
+        config = dataclasses.replace(config, out=Run.resumable(config.out).path)
+        checkpoint = _resumable_checkpoint(config, corpus)
+    trainer = Trainer(config, corpus, Run.create(config), device)
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    print(trainer.describe(), flush=True)
+    trainer.train()
+    trainer.finish()
+    return trainer.run
+
+
+class Trainer:
+    """A model in training.
+
+    step: how many updates it has had.
+    best_loss: its lowest validation loss so far, None before the first evaluation.
+    """
+
+    def __init__(self, config: TrainConfig, corpus: Corpus, run: Run, device: str = "cpu") -> None:
+        self.config, self.corpus, self.run, self.device = config, corpus, run, device
+        self.step = 0
+        self.best_loss: float | None = None
+        tensorlib.manual_seed(config.seed)
+        self.model = GPT(config.model)
+        self.model.to(device)
+        self.optimizer = make_optimizer(self.model, config)
+        self.batch = self._batches(corpus.train, Stream.TRAIN_BATCH)
+        self.evaluation = {
+            "train_loss": self._batches(corpus.train, Stream.EVALUATION_BATCH),
+            "val_loss": self._batches(corpus.val, Stream.EVALUATION_BATCH),
+        }
+        self._mark = (self.step, time.perf_counter())  # since when the speed is measured
+
+    def train(self) -> None:
+        """Update until max_iters; evaluate, report and save every eval_interval. After Ctrl-C,
+        save where the run stands, and raise KeyboardInterrupt."""
+        config = self.config
+        form = "{percentage:3.0f}%|{bar}| {n}/{total}{postfix}, {remaining} left"
+        bar = tqdm(total=config.max_iters, initial=self.step, disable=None, bar_format=form)
+        try:
+            with bar:
+                while True:
+                    if self.step % config.eval_interval == 0 or self.step == config.max_iters:
+                        bar.clear()
+                        print(self.evaluate(), flush=True)
+                    if self.step == config.max_iters:
+                        return
+                    loss = self.update()
+                    if bar.update():  # it has just been redrawn: time to look at the loss
+                        bar.set_postfix_str(self._progress(loss), refresh=False)
+        except KeyboardInterrupt:
+            self.checkpoint(with_moments=True).save(self.run.last)
+            self.run.plot()
+            saved = f"stopped at step {self.step}, saved in {self.run.last}; --resume goes on"
+            print(saved, file=sys.stderr)
+            raise
+
+    def update(self) -> Tensor:
+        """One training step. Returns the loss of its batch, before the update."""
+        config = self.config
+        x, y = self.batch(self.step)
+        with tensorlib.random.counter(config.seed, Stream.DROPOUT, self.step):
+            _, loss = self.model(x, y)
+        assert loss is not None
+        self.optimizer.zero_grad()
+        loss.backward()
+        if config.grad_clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        with _uninterrupted():  # the weights and the step must agree in a checkpoint
+            self.optimizer.step()
+            self.step += 1
+        return loss.detach()
+
+    def learning_rate(self) -> float:
+        """Up in a line over the warm-up, then down a cosine to min_lr: a function of the step."""
+        config = self.config
+        final = config.min_lr / config.learning_rate
+        factor = warmup_cosine(config.warmup_iters, config.max_iters, final)
+        return config.learning_rate * factor(self.step)
+
+    def evaluate(self) -> str:
+        """Estimate both losses, report them, save the checkpoints; the line that tells them.
+
+        UserError if training has diverged.
+        """
+        updates, seconds = self._since_mark()
+        losses = self.estimate_loss()
+        if not all(map(math.isfinite, losses.values())):
+            raise UserError(
+                f"the loss is not a number any more at step {self.step}: "
+                "take a lower --learning-rate"
+            )
+        per_step = seconds / updates if updates else None
+        tokens = self.config.batch_size * self.config.model.block_size
+        self.run.report(
+            step=self.step,
+            **losses,
+            learning_rate=self.learning_rate(),
+            ms_per_step=per_step and 1e3 * per_step,
+            tokens_per_second=per_step and tokens / per_step,
+        )
+        # best before last: whoever resumes from last finds in best what it remembers
+        if self.best_loss is None or losses["val_loss"] < self.best_loss:
+            self.best_loss = losses["val_loss"]
+            self.checkpoint().save(self.run.best)
+        self.checkpoint(with_moments=True).save(self.run.last)
+        self._mark = (self.step, time.perf_counter())
+        line = "step {}: train loss {train_loss:.4f}, val loss {val_loss:.4f}"
+        return line.format(self.step, **losses)
+
+    def estimate_loss(self) -> dict[str, float]:
+        """The mean loss over some batches of either split, the same ones at every evaluation."""
+        with self.model.inference():
+            return {
+                name: sum(self.model(*batch(i))[1].item() for i in range(self.config.eval_iters))
+                / self.config.eval_iters
+                for name, batch in self.evaluation.items()
+            }
+
+    def finish(self) -> None:
+        """Measure the best model on the whole validation split, draw the curves, print a sample."""
+        best = Checkpoint.load(self.run.best)
+        best.restore(self.model)
+        loss = self.full_val_loss()
+        self.run.report(step=self.step, best_step=best.step, full_val_loss=loss)
+        self.run.plot()
+        print(f"whole validation split: loss {loss:.4f} ({self.run.best}, of step {best.step})")
+        print(f"curves: {self.run.curve}\nsample:\n", flush=True)
+        tokenizer, seed = self.corpus.tokenizer, self.config.seed
+        for piece in generate_text(self.model, tokenizer, "", 500, Sampling(), seed):
+            print(piece, end="", flush=True)
+        print()
+
+    def full_val_loss(self) -> float:
+        """The mean loss over every token of the validation split."""
+        total, tokens = 0.0, 0
+        with self.model.inference():
+            for x, y in self.evaluation["val_loss"].windows():
+                total += self.model(x, y)[1].item() * y.numel()
+                tokens += y.numel()
+        return total / tokens
+
+    def checkpoint(self, with_moments: bool = False) -> Checkpoint:
+        """Where the run stands now; with the optimizer's moments it can be resumed."""
+        tensors = dict(self.model.state_dict())
+        if with_moments:
+            tensors |= optimizer_tensors(self.model, self.optimizer)
+        tokenizer, sha256 = self.corpus.tokenizer, self.corpus.sha256
+        return Checkpoint(self.config, tokenizer, self.step, self.best_loss, sha256, tensors)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go back to where `checkpoint` stood, reports included."""
+        checkpoint.restore(self.model, self.optimizer)
+        self.step, self.best_loss = checkpoint.step, checkpoint.best_loss
+        self.run.rewind(self.step)
+        self._mark = (self.step, time.perf_counter())
+
+    def describe(self) -> str:
+        """The header of a run: what learns what, where, and how much work a step is."""
+        config, corpus = self.config, self.corpus
+        B, T = config.batch_size, config.model.block_size
+        flops = B * T * self.model.flops_per_token()
+        return "\n".join(
+            (
+                f"device      {self.device}",
+                f"text        {corpus.name}: {len(corpus.train):,} tokens to learn, "
+                f"{len(corpus.val):,} to validate",
+                f"model       {self.model.num_parameters():,} parameters, "
+                f"vocabulary {config.model.vocab_size}",
+                f"batch       {B} x {T} = {B * T:,} tokens, {flops / 1e9:,.1f} GFLOP a step",
+                f"run         {self.run}, from step {self.step} to {config.max_iters:,}",
+            )
+        )
+
+    def _batches(self, tokens: np.ndarray, stream: Stream) -> Batches:
+        config = self.config
+        B, T = config.batch_size, config.model.block_size
+        return Batches(tokens, B, T, config.seed, stream, self.device)
+
+    def _since_mark(self) -> tuple[int, float]:
+        step, moment = self._mark
+        return self.step - step, time.perf_counter() - moment
+
+    def _progress(self, loss: Tensor) -> str:
+        updates, seconds = self._since_mark()
+        ms = 1e3 * seconds / updates
+        tokens = self.config.batch_size * self.config.model.block_size / ms
+        return f"loss {loss.item():.3f}, {ms:.0f} ms/step, {tokens:.1f}k tokens/s"
+
+
+def make_optimizer(model: GPT, config: TrainConfig) -> optim.AdamW:
+    """AdamW, with weight decay for the matrices only, as in nanoGPT."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+
+
+def _resumable_checkpoint(config: TrainConfig, corpus: Corpus) -> Checkpoint:
+    assert config.out is not None
+    checkpoint = Checkpoint.load(Run(config.out).last)
+    before = checkpoint.config.model
+    if corpus.sha256 != checkpoint.text_sha256:
+        raise UserError(f"this run learns another text than {corpus.name}; resume it with its own")
+    if config.model != dataclasses.replace(before, dropout=config.model.dropout):
+        raise UserError("a run cannot change its model when it is resumed; leave those flags out")
+    if checkpoint.step > config.max_iters:
+        raise UserError(
+            f"the run is at step {checkpoint.step} already, beyond --max-iters {config.max_iters}"
+        )
+    return checkpoint
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Inside, a Ctrl-C waits until the end."""
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    waiting: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if waiting:
+        raise KeyboardInterrupt

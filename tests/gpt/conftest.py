@@ -1,0 +1,57 @@
+"""What the tests of gpt share: a text, a tiny model, and the scripts as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = "--n-layer=1 --n-head=2 --n-embd=8 --block-size=8 --batch-size=4 --eval-iters=2"
+WORDS = "quick brown fox lazy dog vex bad mad cat zip"
+
+
+@pytest.fixture
+def text():
+    """A text with a pattern to learn: 1,300 characters, 33 different."""
+    words = WORDS.split()
+    return "".join(f"the {word} jumps over {word} {i}\n" for i in range(5) for word in words)
+
+
+@pytest.fixture
+def text_file(tmp_path, text):
+    path = tmp_path / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def script(tmp_path):
+    """script("train.py", "--seed", 3) runs it in a directory of its own, and returns what it did;
+    `start=True` returns the running process instead."""
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "80",
+        "MPLCONFIGDIR": str(tmp_path / "matplotlib"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "HOME": str(tmp_path),
+        "https_proxy": "http://127.0.0.1:9",  # nobody answers there: no network in tests
+    }
+
+    def run(name, *arguments, start=False):
+        command = [sys.executable, str(REPOSITORY / name), *map(str, arguments)]
+        options = {"cwd": tmp_path, "env": environment, "text": True, "encoding": "utf-8"}
+        if start:
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            return subprocess.Popen(command, **options, **pipes)
+        return subprocess.run(command, **options, capture_output=True, timeout=120, check=False)
+
+    return run
+
+
+@pytest.fixture
+def tiny():
+    """Flags of a model so small that a run takes a second."""
+    return TINY.split()

@@ -1,0 +1,135 @@
+"""Command lines: flags, presets, help, and one clear line for a mistake."""
+
+import dataclasses
+import io
+import re
+import sys
+
+import pytest
+
+import tensorlib
+from gpt import cli
+from gpt.config import PRESETS, GPTConfig, SampleConfig, Sampling, TrainConfig, UserError
+
+
+def test_without_flags_a_cpu_gets_nanogpts_recipe(monkeypatch):
+    monkeypatch.setattr(tensorlib.cuda, "is_available", lambda: False)
+    assert cli.train_config([]) == dataclasses.replace(TrainConfig(), preset="nanogpt-cpu")
+
+
+def test_without_flags_a_gpu_gets_the_videos_model(monkeypatch):
+    monkeypatch.setattr(tensorlib.cuda, "is_available", lambda: True)
+    assert cli.train_config([]) == dataclasses.replace(PRESETS["video"], preset="video")
+    assert cli.train_config(["--device", "cpu"]).preset == "nanogpt-cpu"
+
+
+def test_flags_override_the_preset_wherever_they_stand():
+    line = "--n-head 12 --preset video --device cpu --tied-head --no-bias --learning_rate=2e-4"
+    config = cli.train_config([*line.split(), "--min-lr", "0"])
+    model = dataclasses.replace(PRESETS["video"].model, n_head=12, tied_head=True, bias=False)
+    assert config.model == model
+    assert (config.learning_rate, config.min_lr, config.batch_size) == (2e-4, 0, 64)
+
+
+def test_sampling_flags():
+    config = cli.parse(SampleConfig, ["--prompt", "- a", "--top-k", "3", "--temperature", "0"])
+    assert config == SampleConfig(prompt="- a", sampling=Sampling(temperature=0, top_k=3))
+
+
+WRONG = {
+    "--n-layr 3": r"unknown flag --n-layr; did you mean --n-layer\?",
+    "--nlayer=3": r"unknown flag --nlayer; did you mean --n-layer\?",
+    "--batchsize 3": r"unknown flag --batchsize; did you mean --batch-size\?",
+    "--xyzzy": "unknown flag --xyzzy; see --help",
+    "stray": "unexpected argument 'stray'",
+    "--n-layer x": "--n-layer: .*'x'",
+    "--n-layer": "missing value .*--n-layer",
+    "--preset huge": "'huge'.*'nanogpt-cpu', 'video', 'notebook'",
+    "--device tpu": "'tpu'.*'cpu', 'gpu', 'cuda'",
+    "--activation silu": "'silu'.*'relu', 'gelu'",
+    "--n-embd 130": r"n_embd \(130\) must be a multiple of n_head \(4\)",
+    "--preset video --n-head 5": r"n_embd \(384\) must be a multiple of n_head \(5\)",
+    "--dropout 1": r"^dropout is 1\.0, but must be in \[0, 1\)$",
+    "--learning-rate nan": "^learning_rate is nan, but must be a positive number$",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+@pytest.mark.parametrize("columns", ["40", "80", "300"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])  # tyro draws its boxes accordingly
+def test_a_mistake_is_one_line(arguments, columns, encoding, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    with pytest.raises(UserError, match=WRONG[arguments]) as error:
+        cli.train_config(["--device", "cpu", *arguments.split()])
+    assert not re.search(r"[\n│╭─]|  |--$|Error parsing", str(error.value))
+    assert sys.stdout.tell() == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_gpu_that_cannot_be_used():
+    if tensorlib.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match=r"--device gpu: no GPU"):
+        cli.find_device("gpu")
+    assert cli.find_device("auto") == cli.find_device("cpu") == "cpu"
+
+
+def flags(config):
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from flags(value)
+        elif field.name != "vocab_size":
+            yield "--" + field.name.replace("_", "-")
+
+
+@pytest.mark.parametrize("config", [TrainConfig(), SampleConfig()])
+def test_help_has_a_line_for_every_flag_within_80_columns(config, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as leave:
+        cli.parse(type(config), ["--help"])
+    assert leave.value.code == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "vocab" not in text
+    assert "None" not in text
+    entries = re.split(r"\n[│ ] (?=--?[a-z])", text)[1:]
+    described = {re.match(r"--[a-z0-9-]+|-h", entry)[0]: entry for entry in entries}
+    assert set(described) == {"-h", *flags(config)}
+    assert all("(default:" in entry for flag, entry in described.items() if flag != "-h")
+
+
+def test_help_shows_the_presets_defaults(capsys):
+    with pytest.raises(SystemExit):
+        cli.train_config(["--preset", "video", "--help"])
+    assert re.search(r"--max-iters INT .*\(default: 5000\)", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("no"), 2, "error: no\n"),
+        (MemoryError(), 2, "error: out of memory; take a smaller"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_errors_become_statuses(error, status, line, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as leave:
+        cli.run(main)
+    assert leave.value.code == status
+    told = capsys.readouterr().err
+    assert told.startswith(line)
+    assert told.count("\n") == bool(line)
+
+
+def test_a_bug_of_ours_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        cli.run(lambda: 1 / 0)
+
+
+def test_gpt_config_needs_no_command_line():
+    assert GPTConfig(n_layer=2).n_layer == 2

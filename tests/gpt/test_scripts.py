@@ -1,0 +1,198 @@
+"""train.py and sample.py as a user runs them."""
+
+import json
+import os
+import re
+import signal
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+posix = pytest.mark.skipif(os.name != "posix", reason="no signals or broken pipes there")
+SMALL = "--n-layer=2 --n-head=2 --n-embd=16 --block-size=16 --batch-size=8 --eval-iters=2"
+
+
+def check_mistake(done, *expected):
+    """One clear line on standard error, nothing else, status 2."""
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    for text in expected:
+        assert text in done.stderr
+
+
+@pytest.fixture
+def trained(script, text_file, tiny):
+    """What a short training printed; its run is runs/1."""
+    done = script("train.py", "--data", text_file, "--max-iters", 4, "--eval-interval", 2, *tiny)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_train_then_sample(trained, script, tmp_path):
+    assert trained.stderr == ""
+    assert "step 4: train loss" in trained.stdout
+    run = tmp_path / "runs" / "1"
+    assert len(list(run.iterdir())) == 5
+    assert all("step" in json.loads(line) for line in (run / "metrics.jsonl").open())
+
+    done = script("sample.py", "--prompt", "the fox", "--max-new-tokens", 20)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"the fox(.|\n){20}\n", done.stdout)
+    again = script("sample.py", "--prompt", "the fox", "--max-new-tokens", 20, "--checkpoint", run)
+    assert again.stdout == done.stdout
+    two = script("sample.py", "--prompt", "the fox", "--max-new-tokens", 20, "--num-samples", 2)
+    first, second = two.stdout.split("---------------\n")
+    assert first == done.stdout
+    assert second != first
+    other = script("sample.py", "--prompt", "the fox", "--max-new-tokens", 20, "--seed", 1338)
+    assert other.stdout == second
+    greedy = [
+        script("sample.py", "--max-new-tokens", 30, "--temperature", 0, "--seed", seed).stdout
+        for seed in (1, 2)
+    ]
+    assert greedy[0] == greedy[1]
+
+
+@posix
+def test_text_is_streamed_as_it_is_drawn(trained, script):
+    process = script("sample.py", "--max-new-tokens", 1_000_000, start=True)
+    assert len(process.stdout.read(50)) == 50  # long before the end
+    process.stdout.close()  # as `head` does
+    assert process.stderr.read() == ""
+    process.wait(10)
+
+
+@posix
+def test_ctrl_c_while_sampling(trained, script):
+    process = script("sample.py", "--max-new-tokens", 1_000_000, start=True)
+    process.stdout.read(10)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10)[1] == ""
+    assert process.returncode == 130
+
+
+def test_sampling_mistakes(trained, script, tmp_path):
+    check_mistake(script("sample.py", "--prompt", "the café"), "'é'")
+    check_mistake(script("sample.py", "--checkpoint", "nothing"), "nothing", "No such file")
+    check_mistake(script("sample.py", "--top-p", 2), "top_p", "2.0")
+    check_mistake(script("sample.py", "--promt", "a"), "--promt", "--prompt")
+    best = tmp_path / "runs" / "1" / "best.safetensors"
+    whole = best.read_bytes()
+    best.write_bytes(whole[:-9])
+    check_mistake(script("sample.py"), "truncated", "best.safetensors")
+    best.write_bytes(whole[:-9] + b"\xff" + whole[-8:])
+    check_mistake(script("sample.py"), "damaged", "best.safetensors")
+
+
+def test_sampling_without_a_model(script):
+    check_mistake(script("sample.py"), "train.py")
+
+
+@pytest.mark.slow
+def test_training_mistakes(script, text_file, tmp_path):
+    def train(*arguments):
+        return script("train.py", *arguments)
+
+    check_mistake(train("--data", "nothing.txt"), "nothing.txt", "No such file")
+    (tmp_path / "empty").mkdir()
+    check_mistake(train("--data", "empty"), "no .txt file", "empty")
+    for content, message in ((b"", "empty"), (b"\xff\xfe", "UTF-8"), (b"0123456789" * 6, "650")):
+        (tmp_path / "bad.txt").write_bytes(content)
+        check_mistake(train("--data", "bad.txt"), message, "bad.txt")
+    check_mistake(train("--n-embd", 130), "n_embd", "n_head")
+    check_mistake(train("--batch-size", 0), "batch_size")
+    check_mistake(train("--n-layr", 3), "--n-layr", "--n-layer")
+    check_mistake(train("--preset", "big"), "big", "nanogpt-cpu")
+    check_mistake(train("--device", "gpu"), "GPU")
+    check_mistake(train("--data", text_file, "--out", text_file), "--out", "text.txt")
+    check_mistake(train("--resume"), "last.safetensors")
+    check_mistake(train("--data", text_file, "--n-embd", 10**9), "memory")
+
+
+def test_without_a_network_the_main_job_runs(script, tiny):
+    start = time.monotonic()
+    done = script("train.py", "--max-iters", 1, *tiny)
+    assert done.returncode == 0
+    assert "Python's language reference" in done.stdout
+    assert "cannot download" in done.stderr
+    assert time.monotonic() - start < 30
+
+
+def tensors(path):
+    return safetensors.numpy.load_file(path)
+
+
+def wait_for_step(run, step, process):
+    """Until the checkpoint of this step has been written."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            lines = (run / "metrics.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            lines = []
+        if lines and json.loads(lines[-1])["step"] > step:  # the report after the one that saved it
+            return
+        time.sleep(0.005)
+    raise AssertionError(process.communicate())
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_end_with_the_same_weights(script, text_file, tmp_path):
+    flags = ["--data", text_file, "--max-iters", 200, "--eval-interval", 100, *SMALL.split()]
+    flags += ["--dropout", 0.1]
+    assert script("train.py", *flags, "--out", "whole").returncode == 0
+
+    interval = ["--eval-interval", 50]  # reports at 150 before it is killed
+    process = script("train.py", *flags, *interval, "--out", "killed", start=True)
+    wait_for_step(tmp_path / "killed", 100, process)
+    process.kill()
+    process.communicate()
+    done = script("train.py", *flags, *interval, "--out", "killed", "--resume")
+    assert done.returncode == 0, done.stderr
+
+    whole, resumed = (tensors(tmp_path / name / "last.safetensors") for name in ("whole", "killed"))
+    assert whole.keys() == resumed.keys()
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], resumed[name], name)
+    reports = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").open()]
+    assert [report["step"] for report in reports] == [0, 50, 100, 150, 200, 200]
+
+
+@pytest.mark.slow
+def test_after_a_kill_at_any_moment_a_complete_checkpoint_is_there(script, text_file, tmp_path):
+    flags = ["--data", text_file, "--max-iters", 100_000, "--eval-interval", 1, *SMALL.split()]
+    for i in range(5):
+        run = tmp_path / f"run{i}"
+        process = script("train.py", *flags, "--out", run, start=True)
+        wait_for_step(run, 3 + i, process)
+        time.sleep(0.003 * i)
+        process.kill()
+        process.communicate()
+        done = script("sample.py", "--checkpoint", run / "last.safetensors", "--max-new-tokens", 1)
+        assert done.returncode == 0, done.stderr
+
+
+@posix
+def test_ctrl_c_saves_and_leaves_with_130(script, text_file, tiny, tmp_path):
+    flags = ["--data", text_file, "--max-iters", 100_000, "--eval-interval", 20, *tiny]
+    process = script("train.py", *flags, start=True)
+    run = tmp_path / "runs" / "1"
+    wait_for_step(run, 20, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    step = int(re.fullmatch(r"stopped at step (\d+), saved in runs/1/last.safetensors.*\n", err)[1])
+    assert step >= 40
+    done = script("train.py", "--resume", "--max-iters", step + 1)  # its own flags are the defaults
+    assert done.returncode == 0, done.stderr
+    assert f"from step {step} to {step + 1:,}\n" in done.stdout
+
+
+def test_help(script):
+    done = script("train.py", "--help")
+    assert done.returncode == 0
+    assert "--n-layer INT" in done.stdout

@@ -1,0 +1,13 @@
+"""Train a GPT on a text: `python train.py`, and `python train.py --help` for what can be set."""
+
+from gpt import cli
+from gpt.training import train
+
+
+def main() -> None:
+    config = cli.train_config()
+    train(config, cli.find_device(config.device))
+
+
+if __name__ == "__main__":
+    cli.run(main)
