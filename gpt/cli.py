@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -89,6 +90,7 @@ def parse(
         with contextlib.redirect_stderr(complaint):
             config, unknown = tyro.cli(
                 cls,
+                prog=Path(sys.argv[0]).name,
                 args=arguments,
                 default=cls() if default is None else default,
                 return_unknown_args=True,

@@ -44,12 +44,14 @@ class TensorBase:
 
     __slots__ = ("__weakref__", "array", "grad", "node", "output", "requires_grad")
 
-    def __init__(self, array: Any, requires_grad: bool = False) -> None:
+    def __init__(
+        self, array: Any, requires_grad: bool = False, node: Node | None = None, output: int = 0
+    ) -> None:
         self.array = array
         self.requires_grad = requires_grad
         self.grad: Tensor | None = None
-        self.node: Node | None = None
-        self.output = 0
+        self.node = node
+        self.output = output
 
 
 class Node:
@@ -132,6 +134,7 @@ def operation(
     if function is None:
         return functools.partial(operation, prepare=prepare)
     name = function.__name__
+    compute = np.errstate(all="ignore")(function)  # 1 / 0 is inf without a warning, as in PyTorch
 
     @functools.wraps(function)
     def run(*inputs: Any, **options: Any) -> Any:
@@ -148,14 +151,14 @@ def operation(
             options = {k: x.array if isinstance(x, TensorBase) else x for k, x in options.items()}
         _mode.recording = recording = any(edges)
         try:
-            value, gradients = function(*(prepare(*arrays) if prepare else arrays), **options)
+            value, gradients = compute(*(prepare(*arrays) if prepare else arrays), **options)
         except ValueError as error:
             raise _explained(error, name, arrays) from error
         many = type(value) is tuple
         node = None
         if recording and gradients is not None:
             if not callable(gradients):  # what only an unwanted gradient refers to is freed here
-                gradients = [f if e else None for e, f in zip(edges, gradients, strict=False)]
+                gradients = [f if e else None for e, f in zip(edges, gradients)]
             node = Node(name, edges, gradients, len(value) if many else 1)
         if many:
             return tuple(_new_tensor(v, node, i) for i, v in enumerate(value))
@@ -176,10 +179,7 @@ def set_tensor_type(cls: type[TensorBase]) -> None:
 def _new_tensor(array: Any, node: Node | None = None, output: int = 0) -> Any:
     if isinstance(array, np.generic):  # NumPy makes a scalar of a 0-d result
         array = np.asarray(array)
-    tensor = _tensor_type(array)
-    if node is not None:
-        tensor.requires_grad, tensor.node, tensor.output = True, node, output
-    return tensor
+    return _tensor_type(array, node is not None, node, output)
 
 
 def _explained(error: ValueError, name: str, arrays: list) -> Exception:
@@ -298,7 +298,7 @@ def _run_backward(
             queued.add(source)
             heapq.heappush(queue, (-source.number, source))
 
-    for tensor, gradient in zip(outputs, gradients, strict=True):
+    for tensor, gradient in zip(outputs, gradients):
         start = _starting_gradient(tensor, gradient)
         key = (tensor.node or tensor, tensor.output)
         if useful is None or key[0] in useful:
@@ -308,11 +308,11 @@ def _run_backward(
         while queue:
             node = heapq.heappop(queue)[1]
             _check_usable(node)
-            keys = [(node, output) for output in range(node.outputs)]
-            arrived = [pending[key].value if key in pending else None for key in keys]
-            for key in keys:
-                if key not in wanted:
-                    pending.pop(key, None)
+            arrived = []
+            for output in range(node.outputs):
+                key = (node, output)
+                total = pending.get(key) if key in wanted else pending.pop(key, None)
+                arrived.append(total and total.value)
             try:
                 for (key, shape, dtype), result in _input_gradients(node, arrived, useful):
                     if result.shape != shape:
@@ -336,22 +336,23 @@ def _input_gradients(node: Node, arrived: list, useful: set | None) -> Iterator[
         edges = [edge if edge and edge[0][0] in useful else None for edge in edges]
     if callable(node.gradients):
         results = node.gradients(gradient, [edge is not None for edge in edges])
-        yield from (pair for pair in zip(edges, results, strict=False) if pair[0])
+        yield from (pair for pair in zip(edges, results) if pair[0])
     else:
-        for edge, function in zip(edges, node.gradients, strict=False):
+        for edge, function in zip(edges, node.gradients):
             if edge and function:
                 yield edge, function(gradient)
 
 
 def _is_fresh(result: Any, arrived: list) -> bool:
-    """Whether a gradient is new memory, which nobody else can see, and not a view of those that
-    arrived."""
-    if result.base is None:
-        return not any(result is gradient for gradient in arrived)
+    """Whether a gradient is new memory, which nobody else can see, and not one of those that
+    arrived, or a view of one."""
+    if result.base is not None and not result.flags.writeable:
+        return False
     owner = _owner(result)
-    return result.flags.writeable and not any(
-        gradient is not None and _owner(gradient) is owner for gradient in arrived
-    )
+    for gradient in arrived:
+        if gradient is result or (gradient is not None and _owner(gradient) is owner):
+            return False
+    return True
 
 
 def _starting_gradient(tensor: TensorBase, gradient: TensorBase | None) -> Any:

@@ -22,7 +22,6 @@ from ..tensor import Tensor
 
 
 @operation
-@ops.quiet
 def _gelu(x, approximate):
     require_floating("gelu", x)
     return kernels(x).gelu(x, approximate), (
@@ -38,7 +37,6 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 
 @operation
-@ops.quiet
 def silu(x):
     """x · sigmoid(x), also called swish."""
     require_floating("silu", x)
@@ -307,7 +305,6 @@ def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tenso
 
 
 @operation
-@ops.quiet
 def _bce_with_logits(x, y):
     losses = np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x)))
     return losses, (lambda grad: grad * (1 / (1 + np.exp(-x)) - y), lambda grad: -grad * x)

@@ -36,7 +36,6 @@ from .elementwise import (
     ne,
     neg,
     pow,
-    quiet,
     relu,
     rsqrt,
     sigmoid,

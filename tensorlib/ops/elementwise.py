@@ -15,7 +15,6 @@ from ..autograd import operation
 
 elementwise = partial(operation, prepare=promote)  # operands meet in their common type
 floating = partial(operation, prepare=promote_to_float)  # and integers become float32
-quiet = np.errstate(all="ignore")  # 1 / 0 is inf without a warning, as in PyTorch
 
 # ----------------------------------------------------------------------------------- arithmetic
 
@@ -36,13 +35,11 @@ def mul(x, y):
 
 
 @floating
-@quiet
 def div(x, y):
     return x / y, (lambda grad: grad / y, lambda grad: -grad * x / (y * y))
 
 
 @elementwise
-@quiet
 def pow(x, y):
     z = _power(x, y)
 
@@ -77,40 +74,34 @@ def abs(x):
 
 
 @floating
-@quiet
 def exp(x):
     y = np.exp(x)
     return y, (lambda grad: grad * y,)
 
 
 @floating
-@quiet
 def log(x):
     return np.log(x), (lambda grad: grad / x,)
 
 
 @floating
-@quiet
 def sqrt(x):
     y = np.sqrt(x)
     return y, (lambda grad: grad / (2 * y),)
 
 
 @floating
-@quiet
 def rsqrt(x):
     y = 1 / np.sqrt(x)
     return y, (lambda grad: -0.5 * grad * y * y * y,)
 
 
 @floating
-@quiet
 def sin(x):
     return np.sin(x), (lambda grad: grad * np.cos(x),)
 
 
 @floating
-@quiet
 def cos(x):
     return np.cos(x), (lambda grad: -grad * np.sin(x),)
 
@@ -122,7 +113,6 @@ def tanh(x):
 
 
 @floating
-@quiet
 def sigmoid(x):
     y = 1 / (1 + np.exp(-x))
     return y, (lambda grad: grad * y * (1 - y),)

@@ -7,12 +7,11 @@ import math
 import numpy as np
 
 from ..autograd import operation
-from .elementwise import mul, quiet
+from .elementwise import mul
 from .shape import unsqueeze
 
 
 @operation
-@quiet
 def matmul(x, y):
     """x @ y for every rank: the last two dimensions are matrices, those before are batches and
     broadcast; a 1-D operand is a row on the left and a column on the right.

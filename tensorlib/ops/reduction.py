@@ -10,7 +10,7 @@ import numpy as np
 from ..arrays import accurate_sum, is_floating, promote_to_float, require_floating
 from ..autograd import TensorBase, operation
 from ..kernels import kernels
-from .elementwise import maximum, minimum, quiet
+from .elementwise import maximum, minimum
 from .indexing import gather
 from .shape import squeeze
 
@@ -49,7 +49,6 @@ def sum(x, dim=None, keepdim=False):
 
 
 @operation
-@quiet
 def mean(x, dim=None, keepdim=False):
     require_floating("mean", x)
     axes, shape = _axes(x, dim), x.shape
@@ -61,7 +60,6 @@ def mean(x, dim=None, keepdim=False):
 
 
 @operation
-@quiet
 def _var(x, dim, correction, keepdim, root):
     name = "std" if root else "var"
     require_floating(name, x)
@@ -210,7 +208,6 @@ def any(x, dim=None, keepdim=False):
 
 
 @operation
-@quiet
 def softmax(x, dim):
     """eˣ / Σ eˣ along `dim`. With y the value, the gradient is y · (dy − Σ y dy)."""
     axis = _axis_of_softmax("softmax", x, dim)
@@ -219,7 +216,6 @@ def softmax(x, dim):
 
 
 @operation
-@quiet
 def log_softmax(x, dim):
     """x − log Σ eˣ along `dim`, without overflow. The gradient is dy − softmax(x) Σ dy."""
     axis = _axis_of_softmax("log_softmax", x, dim)
@@ -236,7 +232,6 @@ def _axis_of_softmax(name, x, dim):
 
 
 @operation(prepare=lambda x, *rest: (*promote_to_float(x), *rest))
-@quiet
 def logsumexp(x, dim, keepdim=False):
     axes = _axes(x, dim)
     kept = _kept(x.shape, axes)
