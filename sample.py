@@ -1,6 +1,6 @@
 """Let a trained GPT continue a text: `python sample.py --prompt "ROMEO:"`."""
 
-from gpt import cli
+from gpt import cli, machine
 from gpt.checkpoint import Checkpoint
 from gpt.config import SampleConfig
 from gpt.generate import generate_text
@@ -12,6 +12,8 @@ def main() -> None:
     device = cli.find_device(config.device)
     path = config.checkpoint or Run.newest("best.safetensors").best
     checkpoint = Checkpoint.load(Run(path).best if path.is_dir() else path)
+    if device == "cpu":
+        machine.prepare(threads=machine.cores())
     model, tokenizer = checkpoint.model(), checkpoint.tokenizer
     model.to(device)
     tokenizer.encode(config.prompt)  # an unknown character is an error before any output

@@ -16,6 +16,7 @@ import tensorlib
 from gpt.config import TrainConfig, UserError, from_record, to_record
 from gpt.model import GPT
 from gpt.tokenizer import CharTokenizer
+from tensorlib.nn.utils import parameters_to_vector
 from tensorlib.serialization import CHECKSUM, load_file, save_file
 
 FORMAT = 1
@@ -92,21 +93,24 @@ class Checkpoint:
         if optimizer is None or self.step == 0:  # before the first step there are no moments
             return
         state = optimizer.state_dict()
-        state["state"] = {
-            i: {"step": self.step} | {m: tensors[f"optimizer.{m}.{name}"] for m in _MOMENTS}
-            for i, name in enumerate(_parameter_names(model, optimizer))
-        }
+        for i, named in enumerate(model.parameter_groups()):
+            state["state"][i] = {"step": self.step} | {
+                m: parameters_to_vector(tensors[f"optimizer.{m}.{name}"] for name in named)
+                for m in _MOMENTS
+            }
         optimizer.load_state_dict(state)
 
 
 def optimizer_tensors(model: GPT, optimizer: Any) -> dict[str, Any]:
-    """AdamW's two moments of every parameter, by the parameter's name."""
-    state = optimizer.state_dict()["state"]
-    names = _parameter_names(model, optimizer)
-    return {f"optimizer.{m}.{names[i]}": state[i][m] for i in state for m in _MOMENTS}
+    """AdamW's two moments of every parameter, by the parameter's name.
 
-
-def _parameter_names(model: GPT, optimizer: Any) -> list[str]:
-    # in the optimizer's order: group by group
-    names = {id(p): name for name, p in model.named_parameters()}
-    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    The optimizer has the parameters as two vectors, of matrices and of the others (`gpt.parallel`).
+    """
+    tensors: dict[str, Any] = {}
+    for i, moments in optimizer.state_dict()["state"].items():
+        named = model.parameter_groups()[i]
+        sizes = [p.numel() for p in named.values()]
+        for m in _MOMENTS:
+            for (name, p), part in zip(named.items(), moments[m].split(sizes)):
+                tensors[f"optimizer.{m}.{name}"] = part.view(p.shape)
+    return tensors

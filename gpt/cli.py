@@ -23,6 +23,8 @@ import tensorlib
 from gpt.checkpoint import Checkpoint
 from gpt.config import PRESETS, RunConfig, TrainConfig, UserError
 from gpt.run import Run
+from tensorlib.device import device_of
+from tensorlib.kernels import kernels
 
 Config = TypeVar("Config")
 _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
@@ -67,11 +69,13 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
 def find_device(name: str) -> str:
     """The device, "cpu" or "cuda", that a --device means; UserError, with the remedy, for a GPU
     that cannot be used."""
-    if name == "auto":
-        return "cuda" if tensorlib.cuda.is_available() else "cpu"
     try:
-        return tensorlib.zeros(0, device=name).device
+        array = tensorlib.zeros(0, device="gpu" if name == "auto" else name).array
+        kernels(array)
+        return device_of(array)
     except RuntimeError as error:
+        if name == "auto":
+            return "cpu"
         raise UserError(f"--device {name}: {error}") from None
 
 

@@ -146,11 +146,18 @@ class TrainConfig(RunConfig):
     """AdamW's, for matrices; vectors have none."""
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0: no limit."""
+    processes: Annotated[int | None, _default("one per core, if that is faster")] = None
+    """CPU processes that share a batch; the weights' last bits depend on it."""
     model: GPTConfig = GPTConfig()
 
     def __post_init__(self) -> None:
         """ValueError for values that cannot train."""
         super().__post_init__()
+        if self.processes is not None:
+            _require(
+                1 <= self.processes <= self.batch_size,
+                f"processes is {self.processes}, but must be from 1 to batch_size",
+            )
         for name in ("max_iters", "eval_interval", "eval_iters", "batch_size"):
             _at_least(self, name, 1)
         for name in ("warmup_iters", "min_lr", "weight_decay", "grad_clip"):

@@ -11,7 +11,6 @@ import queue
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,16 +168,21 @@ class Batches:
         places = starts[:, None].astype(np.int64) + np.arange(T)  # (B, T)
         return self._tensor(places), self._tensor(places + 1)
 
-    def windows(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The whole split in batches of sequences side by side, each token once as a target."""
-        T, last = self.block_size, len(self.tokens) - 1
-        whole = np.arange(last // T * T).reshape(-1, T)  # (sequences, T)
-        for i in range(0, len(whole), self.batch_size):
-            places = whole[i : i + self.batch_size]  # (B, T)
-            yield self._tensor(places), self._tensor(places + 1)
-        if last % T:  # what is left is shorter than T
-            places = np.arange(last // T * T, last)[None]  # (1, rest)
-            yield self._tensor(places), self._tensor(places + 1)
+    @property
+    def windows(self) -> list[tuple[int, int]]:
+        """The whole split in pieces (start, end), each token once as a target: batches of sequences
+        side by side, and at the end a sequence that is shorter than T."""
+        last = len(self.tokens) - 1
+        whole = last - last % self.block_size
+        size = self.batch_size * self.block_size
+        pieces = [(start, min(start + size, whole)) for start in range(0, whole, size)]
+        return pieces if whole == last else [*pieces, (whole, last)]
+
+    def window(self, i: int) -> tuple[Tensor, Tensor]:
+        """Piece i of `windows`: (B, T) tokens, and the (B, T) tokens that follow each."""
+        start, end = self.windows[i]
+        places = np.arange(start, end).reshape(-1, min(self.block_size, end - start))  # (B, T)
+        return self._tensor(places), self._tensor(places + 1)
 
     def _tensor(self, places: np.ndarray) -> Tensor:
         return tensorlib.from_numpy(self.tokens[places].astype(np.int64)).to(self.device)

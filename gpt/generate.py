@@ -38,17 +38,18 @@ def generate(
         raise ValueError("generate: idx holds no token to continue")
     block_size = model.config.block_size
     past = model.new_past() if use_cache else None
-    for step in range(max_new_tokens):
-        with model.inference():  # not around the loop: our caller's code runs at the yield
-            if past is not None and idx.shape[1] <= block_size:
-                logits, _ = model(idx[:, len(past[0]) :], past=past)
-            else:
-                logits, _ = model(idx[:, -block_size:])
-        uniform = _uniform(seed, step, idx.shape[0])
-        tokens = draw(logits[:, -1].cpu().numpy(), uniform, sampling)  # (B,)
-        next_tokens = tensorlib.from_numpy(tokens[:, None]).to(idx.device)  # (B, 1)
-        yield next_tokens
-        idx = tensorlib.cat([idx[:, -block_size:], next_tokens], dim=1)
+    with model.evaluating():
+        for step in range(max_new_tokens):
+            with tensorlib.no_grad():  # not around the loop: our caller's code runs at the yield
+                if past is not None and idx.shape[1] <= block_size:
+                    logits, _ = model(idx[:, len(past[0]) :], past=past)
+                else:
+                    logits, _ = model(idx[:, -block_size:])
+            uniform = _uniform(seed, step, idx.shape[0])
+            tokens = draw(logits[:, -1].cpu().numpy(), uniform, sampling)  # (B,)
+            next_tokens = tensorlib.from_numpy(tokens[:, None]).to(idx.device)  # (B, 1)
+            yield next_tokens
+            idx = tensorlib.cat([idx[:, -block_size:], next_tokens], dim=1)
 
 
 def generate_text(

@@ -21,20 +21,26 @@ class KeyValues:
     """What one attention layer keeps while it generates: the keys and values of all positions
     so far, so that a new token computes only its own."""
 
-    def __init__(self) -> None:
-        self.k: Tensor | None = None  # (B, heads, T so far, C / heads)
+    def __init__(self, block_size: int) -> None:
+        self.block_size, self.length = block_size, 0
+        self.k: Tensor | None = None  # (B, heads, block_size, C / heads), `length` of them used
         self.v: Tensor | None = None
 
     def __len__(self) -> int:
-        return 0 if self.k is None else self.k.shape[2]
+        return self.length
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the keys and values of new positions, and return those of all."""
-        if self.k is not None and self.v is not None:
-            k = tensorlib.cat([self.k, k], dim=2)
-            v = tensorlib.cat([self.v, v], dim=2)
-        self.k, self.v = k, v
-        return k, v
+        """Append the keys and values (B, heads, T, C / heads) of T new positions, and return those
+        of all."""
+        B, heads, T, C = k.shape
+        if self.k is None or self.v is None:
+            shape = (B, heads, self.block_size, C)
+            self.k = tensorlib.empty(shape, dtype=k.dtype, device=k.device)
+            self.v = tensorlib.empty(shape, dtype=k.dtype, device=k.device)
+        start, self.length = self.length, self.length + T
+        self.k[:, :, start : self.length] = k
+        self.v[:, :, start : self.length] = v
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]
 
 
 class CausalSelfAttention(nn.Module):
@@ -50,10 +56,8 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, past: KeyValues | None = None) -> Tensor:
         B, T, C = x.shape
-        q, k, v = self.c_attn(x).split(C, dim=2)  # each (B, T, C)
-        q = q.view(B, T, self.n_head, -1).transpose(1, 2)  # (B, heads, T, C / heads)
-        k = k.view(B, T, self.n_head, -1).transpose(1, 2)
-        v = v.view(B, T, self.n_head, -1).transpose(1, 2)
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, T, C / heads)
         if past is not None:
             k, v = past.extend(k, v)
         dropout_p = self.dropout.p if self.training else 0.0
@@ -125,10 +129,13 @@ class GPT(nn.Module):
 
         past: from `new_past`, for generating; idx then holds only the tokens that follow those it
             has seen: any number at first, one at a time afterwards.
-        ValueError if the context would be longer than block_size, IndexError for an unknown token.
+        ValueError if the context would be longer than block_size, or several tokens follow a past;
+        IndexError for an unknown token.
         """
         B, T = idx.shape
         start = len(past[0]) if past else 0
+        if start and T > 1:
+            raise ValueError(f"{T} new tokens at once, but with a past it must be one at a time")
         if start + T > self.config.block_size:
             raise ValueError(
                 f"{start + T} tokens, but the model's block_size is {self.config.block_size}"
@@ -161,6 +168,12 @@ class GPT(nn.Module):
         """Where the parameters are."""
         return self.wte.weight.device
 
+    def parameter_groups(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+        """The parameters by name: matrices, which weight decay concerns, and vectors, which not."""
+        named = dict(self.named_parameters())
+        matrices = {name: p for name, p in named.items() if p.dim() >= 2}
+        return matrices, {name: p for name, p in named.items() if name not in matrices}
+
     def num_parameters(self) -> int:
         """How many numbers there are to learn; a tied head counts once."""
         return sum(p.numel() for p in self.parameters())
@@ -177,15 +190,15 @@ class GPT(nn.Module):
 
     def new_past(self) -> list[KeyValues]:
         """What `forward` takes as `past` at the start of a text: nothing yet, for each block."""
-        return [KeyValues() for _ in self.h]
+        return [KeyValues(self.config.block_size) for _ in self.h]
 
     @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Inside, nothing is dropped, and nothing is recorded for a backward pass."""
-        training = self.training
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the model is in evaluation mode: nothing is dropped."""
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            with tensorlib.no_grad():
-                yield
+            yield
         finally:
-            self.train(training)
+            for module, training in modes:
+                module.training = training

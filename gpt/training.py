@@ -15,15 +15,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 from tqdm import tqdm
 
 import tensorlib
+from gpt import machine
 from gpt.checkpoint import Checkpoint, optimizer_tensors
-from gpt.config import Sampling, Stream, TrainConfig, UserError
-from gpt.data import Batches, Corpus, load_text
+from gpt.config import Sampling, TrainConfig, UserError
+from gpt.data import Corpus, load_text
 from gpt.generate import generate_text
 from gpt.model import GPT
+from gpt.parallel import Team
 from gpt.run import Run
 from tensorlib import Tensor, nn, optim
 from tensorlib.optim.lr_scheduler import warmup_cosine
@@ -42,7 +43,7 @@ def train(config: TrainConfig, device: str = "cpu") -> Run:
     if config.resume:
         config = dataclasses.replace(config, out=Run.resumable(config.out).path)
         checkpoint = _resumable_checkpoint(config, corpus)
-    trainer = Trainer(config, corpus, Run.create(config), device)
+    trainer = Trainer(config, corpus, Run.create(config), device, share_work=True)
     if checkpoint is not None:
         trainer.resume(checkpoint)
     print(trainer.describe(), flush=True)
@@ -58,19 +59,28 @@ class Trainer:
     best_loss: its lowest validation loss so far, None before the first evaluation.
     """
 
-    def __init__(self, config: TrainConfig, corpus: Corpus, run: Run, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        corpus: Corpus,
+        run: Run,
+        device: str = "cpu",
+        share_work: bool = False,
+    ) -> None:
+        """share_work: take all cores of a CPU, with several processes where that is faster, and
+        set this process up for it (`gpt.machine`)."""
         self.config, self.corpus, self.run, self.device = config, corpus, run, device
         self.step = 0
         self.best_loss: float | None = None
         tensorlib.manual_seed(config.seed)
         self.model = GPT(config.model)
         self.model.to(device)
-        self.optimizer = make_optimizer(self.model, config)
-        self.batch = self._batches(corpus.train, Stream.TRAIN_BATCH)
-        self.evaluation = {
-            "train_loss": self._batches(corpus.train, Stream.EVALUATION_BATCH),
-            "val_loss": self._batches(corpus.val, Stream.EVALUATION_BATCH),
-        }
+        self.processes = 1
+        if share_work and device == "cpu":
+            self.processes = config.processes or machine.processes(config.batch_size, self.flops())
+            machine.prepare(threads=max(machine.cores() // self.processes, 1))
+        self.team = Team(config, corpus, self.model, self.processes)
+        self.optimizer = make_optimizer([self.team.matrices], [self.team.vectors], config)
         self._mark = (self.step, time.perf_counter())  # since when the speed is measured
 
     def train(self) -> None:
@@ -100,20 +110,15 @@ class Trainer:
     def update(self) -> Tensor:
         """One training step. Returns the loss of its batch, before the update."""
         config = self.config
-        x, y = self.batch(self.step)
-        with tensorlib.random.counter(config.seed, Stream.DROPOUT, self.step):
-            _, loss = self.model(x, y)
-        assert loss is not None
-        self.optimizer.zero_grad()
-        loss.backward()
+        loss = self.team.gradient(self.step)
         if config.grad_clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+            nn.utils.clip_grad_norm_([self.team.matrices, self.team.vectors], config.grad_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         with _uninterrupted():  # the weights and the step must agree in a checkpoint
             self.optimizer.step()
             self.step += 1
-        return loss.detach()
+        return loss
 
     def learning_rate(self) -> float:
         """Up in a line over the warm-up, then down a cosine to min_lr: a function of the step."""
@@ -123,10 +128,8 @@ class Trainer:
         return config.learning_rate * factor(self.step)
 
     def evaluate(self) -> str:
-        """Estimate both losses, report them, save the checkpoints; the line that tells them.
-
-        UserError if training has diverged.
-        """
+        """Estimate both losses, write them to metrics.jsonl, save the checkpoints; returns the line
+        to print. UserError if training has diverged."""
         updates, seconds = self._since_mark()
         losses = self.estimate_loss()
         if not all(map(math.isfinite, losses.values())):
@@ -154,12 +157,8 @@ class Trainer:
 
     def estimate_loss(self) -> dict[str, float]:
         """The mean loss over some batches of either split, the same ones at every evaluation."""
-        with self.model.inference():
-            return {
-                name: sum(self.model(*batch(i))[1].item() for i in range(self.config.eval_iters))
-                / self.config.eval_iters
-                for name, batch in self.evaluation.items()
-            }
+        n = self.config.eval_iters
+        return {f"{split}_loss": sum(self.team.losses(split, n)) / n for split in ("train", "val")}
 
     def finish(self) -> None:
         """Measure the best model on the whole validation split, draw the curves, print a sample."""
@@ -177,12 +176,10 @@ class Trainer:
 
     def full_val_loss(self) -> float:
         """The mean loss over every token of the validation split."""
-        total, tokens = 0.0, 0
-        with self.model.inference():
-            for x, y in self.evaluation["val_loss"].windows():
-                total += self.model(x, y)[1].item() * y.numel()
-                tokens += y.numel()
-        return total / tokens
+        windows = self.team.share.evaluation["val"].windows
+        sizes = [end - start for start, end in windows]
+        losses = self.team.losses("val", len(windows), windows=True)
+        return sum(loss * size for loss, size in zip(losses, sizes)) / sum(sizes)
 
     def checkpoint(self, with_moments: bool = False) -> Checkpoint:
         """Where the run stands now; with the optimizer's moments it can be resumed."""
@@ -203,23 +200,23 @@ class Trainer:
         """The header of a run: what learns what, where, and how much work a step is."""
         config, corpus = self.config, self.corpus
         B, T = config.batch_size, config.model.block_size
-        flops = B * T * self.model.flops_per_token()
+        processes = f", {self.processes} processes" if self.processes > 1 else ""
         return "\n".join(
             (
-                f"device      {self.device}",
+                f"device      {self.device}{processes}",
                 f"text        {corpus.name}: {len(corpus.train):,} tokens to learn, "
                 f"{len(corpus.val):,} to validate",
                 f"model       {self.model.num_parameters():,} parameters, "
                 f"vocabulary {config.model.vocab_size}",
-                f"batch       {B} x {T} = {B * T:,} tokens, {flops / 1e9:,.1f} GFLOP a step",
+                f"batch       {B} x {T} = {B * T:,} tokens, {self.flops() / 1e9:,.1f} GFLOP a step",
                 f"run         {self.run}, from step {self.step} to {config.max_iters:,}",
             )
         )
 
-    def _batches(self, tokens: np.ndarray, stream: Stream) -> Batches:
-        config = self.config
-        B, T = config.batch_size, config.model.block_size
-        return Batches(tokens, B, T, config.seed, stream, self.device)
+    def flops(self) -> float:
+        """Floating-point operations of a training step."""
+        tokens = self.config.batch_size * self.config.model.block_size
+        return tokens * self.model.flops_per_token()
 
     def _since_mark(self) -> tuple[int, float]:
         step, moment = self._mark
@@ -232,12 +229,13 @@ class Trainer:
         return f"loss {loss.item():.3f}, {ms:.0f} ms/step, {tokens:.1f}k tokens/s"
 
 
-def make_optimizer(model: GPT, config: TrainConfig) -> optim.AdamW:
+def make_optimizer(
+    matrices: list[Tensor], vectors: list[Tensor], config: TrainConfig
+) -> optim.AdamW:
     """AdamW, with weight decay for the matrices only, as in nanoGPT."""
-    parameters = list(model.parameters())
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
     ]
     return optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
 

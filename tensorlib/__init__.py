@@ -12,7 +12,6 @@ import numpy as np
 
 from . import autograd, nn, optim, random
 from .arrays import promote_types
-from .autograd import is_grad_enabled, no_grad
 from .creation import (
     allclose,
     arange,
@@ -24,7 +23,6 @@ from .creation import (
     from_numpy,
     full,
     full_like,
-    is_tensor,
     linspace,
     manual_seed,
     multinomial,
@@ -41,6 +39,7 @@ from .creation import (
     zeros_like,
 )
 from .device import cuda
+from .grad_mode import is_grad_enabled, no_grad
 from .ops import (
     abs,
     add,

@@ -1,15 +1,18 @@
-"""Three rules that plain arrays lack: PyTorch's type promotion, accurate sums, un-broadcasting.
+"""Rules that plain arrays lack: PyTorch's type promotion, accurate sums, un-broadcasting, ….
 
 Knows arrays only: no tensors, no tape.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from .device import device_of
 
 DEFAULT_FLOAT = np.dtype("float32")
 _CATEGORY = {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2}  # bool < integer < floating ("V": bfloat16)
@@ -23,10 +26,35 @@ def is_floating(dtype: np.dtype) -> bool:
 
 def require_floating(name: str, *arrays: Any) -> None:
     """RuntimeError that names the operation unless all arrays have one floating-point dtype."""
+    if all(x is None or x.dtype is DEFAULT_FLOAT for x in arrays):
+        return  # the usual case, decided quickly
     dtypes = dict.fromkeys(x.dtype for x in arrays if x is not None)
     if len(dtypes) > 1 or not all(is_floating(dtype) for dtype in dtypes):
         found = " and ".join(map(str, dtypes))
         raise RuntimeError(f"{name}: needs one floating-point dtype, got {found}")
+
+
+def as_array(data: Any) -> Any:
+    """What a tensor wraps: an array as it is, NumPy's scalar as 0-d, a list as float32."""
+    if isinstance(data, np.generic):  # which NumPy makes of a 0-d result
+        return np.asarray(data)
+    if isinstance(data, (list, tuple)):
+        return np.array(data, DEFAULT_FLOAT)
+    if not hasattr(data, "strides"):
+        kind = type(data).__name__
+        raise TypeError(f"a tensor wraps an array or a list, not {kind}: use tensor(…)")
+    return data
+
+
+def axis_of(x: Any, dim: int, extra: int = 0) -> int:
+    """`dim` counted from 0, where x has `extra` dimensions more. IndexError if it is out of range.
+
+    A 0-d tensor has the dimensions 0 and -1, as in PyTorch.
+    """
+    rank = max(x.ndim + extra, 1)
+    if not -rank <= dim < rank:
+        raise IndexError(f"dim {dim} is out of range for shape {x.shape}: use {-rank}…{rank - 1}")
+    return dim % rank
 
 
 # ------------------------------------------------------------------------------- type promotion
@@ -106,24 +134,38 @@ def accurate_sum(x: Any, axes: tuple[int, ...], keepdims: bool = False) -> Any:
     """Sum over `axes`, with an error that does not grow with the length of a column.
 
     NumPy adds a contiguous row pairwise, but a column one element after the other: over 16,384
-    float32 rows that loses three digits. So long columns are summed in blocks of about √N rows,
-    or in float64 where blocks do not fit the layout; 16-bit floats are always summed in float32.
+    float32 rows that loses three digits. So long float32 columns are summed by `sum_rows`, or in
+    float64 where the layout is another; 16-bit floats are always summed in float32.
     """
     if is_floating(x.dtype) and x.dtype.itemsize == 2:
         return accurate_sum(x.astype(DEFAULT_FLOAT), axes, keepdims).astype(x.dtype)
     length = math.prod(x.shape[axis] for axis in axes)
-    if x.dtype != DEFAULT_FLOAT or length < 256 or x.ndim - 1 in axes:
+    if x.dtype != DEFAULT_FLOAT or length < 256 or x.ndim - 1 in axes or device_of(x) != "cpu":
         return x.sum(axis=axes, keepdims=keepdims)
     if sorted(axes) != list(range(len(axes))):
         return x.sum(axis=axes, keepdims=keepdims, dtype=np.float64).astype(x.dtype)
     kept = x.shape[len(axes) :]
-    rows = x.reshape(length, *kept)
-    block = math.isqrt(length)
-    whole = length // block * block
-    total = rows[:whole].reshape(-1, block, *kept).sum(axis=1).sum(axis=0)
-    if whole < length:
-        total += rows[whole:].sum(axis=0)
-    return total.reshape((1,) * len(axes) + kept) if keepdims else total
+    total = sum_rows(x.reshape(length, math.prod(kept)))
+    return total.reshape((1,) * len(axes) + kept if keepdims else kept)
+
+
+def sum_rows(x: Any) -> Any:
+    """The sum of the rows of a matrix (N, C): (C,).
+
+    As a product with ones, which is the fastest; in blocks, so that the error does not grow with N.
+    """
+    n, block = len(x), 512
+    ones = _ones(min(n, block), x.dtype)
+    if n <= block:
+        return ones @ x
+    whole = n // block * block
+    total = np.matmul(ones, x[:whole].reshape(-1, block, x.shape[1])).sum(axis=0)
+    return total + ones[: n - whole] @ x[whole:] if whole < n else total
+
+
+@functools.lru_cache(maxsize=16)
+def _ones(n: int, dtype: np.dtype) -> np.ndarray:
+    return np.ones(n, dtype)
 
 
 def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:

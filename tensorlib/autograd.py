@@ -19,14 +19,13 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import unbroadcast
+from .arrays import as_array, unbroadcast
+from .grad_mode import mode
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -36,19 +35,20 @@ class TensorBase:
     """An array, its gradient, and the node that made it; `Tensor` adds all that is convenient.
 
     array: the NumPy or CuPy array that holds the values.
-    requires_grad: whether gradients are wanted for it.
-    grad: after `backward`, the gradient of a leaf (a tensor that no operation made), or None.
+    grad: after `backward`, the gradient of a leaf (a tensor that no recorded operation made).
     node, output: the operation that made this tensor and which of its outputs it is; a leaf has
         no node.
+    _requires_grad: whether gradients are wanted for it. The tape reads this slot; the public
+        `requires_grad` of Tensor also checks what is assigned to it.
     """
 
-    __slots__ = ("__weakref__", "array", "grad", "node", "output", "requires_grad")
+    __slots__ = ("__weakref__", "_requires_grad", "array", "grad", "node", "output")
 
     def __init__(
         self, array: Any, requires_grad: bool = False, node: Node | None = None, output: int = 0
     ) -> None:
-        self.array = array
-        self.requires_grad = requires_grad
+        self.array = array if type(array) is np.ndarray else as_array(array)
+        self._requires_grad = requires_grad
         self.grad: Tensor | None = None
         self.node = node
         self.output = output
@@ -58,16 +58,16 @@ class Node:
     """One operation that ran. It never refers to its own outputs, so that there are no cycles
     and an array nobody needs is freed at once, by reference counting.
 
-    number: the time on the tape's clock; a larger number is a later operation.
-    edges: for each input that wants a gradient ((source, which of its outputs), shape, dtype),
-        where the source is a node or a leaf tensor; None for an input that wants none.
+    name: the operation's, for messages.
+    edges: for each input its key, shape and dtype; None for an input that wants no gradient.
     gradients: one function per input, or one function for all; None once they are used up.
     outputs: how many outputs the operation had.
+    number: the time on the tape's clock; a larger number is a later operation.
     """
 
     __slots__ = ("edges", "gradients", "name", "number", "outputs")
 
-    def __init__(self, name: str, edges: list, gradients: Any, outputs: int) -> None:
+    def __init__(self, name: str, edges: list[_Edge], gradients: Any, outputs: int) -> None:
         self.name = name
         self.edges = edges
         self.gradients = gradients
@@ -75,38 +75,16 @@ class Node:
         self.number = next(_clock)
 
 
+_Key = tuple[Any, int]  # the source of a tensor (its node, or a leaf itself), and which output
+_Edge = tuple[_Key, tuple[int, ...], np.dtype] | None
 _clock = itertools.count(1)
 
 
+def _key(tensor: TensorBase) -> _Key:
+    return tensor.node or tensor, tensor.output
+
+
 # ----------------------------------------------------------------------------------- recording
-
-
-class _Mode(threading.local):
-    enabled = True  # False inside no_grad()
-    recording = False  # whether the operation that runs now will be recorded
-
-
-_mode = _Mode()
-
-
-@contextmanager
-def no_grad() -> Iterator[None]:
-    """Record nothing, in this thread: `with no_grad():`, or `@no_grad()` above a function."""
-    before, _mode.enabled = _mode.enabled, False
-    try:
-        yield
-    finally:
-        _mode.enabled = before
-
-
-def is_grad_enabled() -> bool:
-    """Whether operations are recorded in this thread, that is, whether no `no_grad` is active."""
-    return _mode.enabled
-
-
-def is_recording() -> bool:
-    """For use inside an operation: whether it is recorded, so that saving for backward pays."""
-    return _mode.recording
 
 
 def operation(
@@ -114,9 +92,8 @@ def operation(
 ) -> Callable[..., Any]:
     """Make a function on arrays an operation on tensors that the tape records.
 
-    The function gets the arrays of its positional arguments (anything that is no tensor as it is,
-    keyword arguments too) and returns `(value, gradients)`. A value is an array or a tuple of
-    arrays. `gradients` is one of
+    The function gets the arrays of its arguments (anything that is no tensor as it is) and returns
+    `(value, gradients)`. A value is an array or a tuple of arrays. `gradients` is one of
 
         (f, g, …)          per positional argument a function from the gradient of the value to
                            the gradient of that argument, None where there is none to be had;
@@ -129,45 +106,45 @@ def operation(
     an array that was saved, because the tape may add to it in place. What a gradient function
     refers to stays in memory until backward has passed: name a `shape` rather than a whole array.
 
-    prepare: maps the arguments before the function sees them (type promotion is one such).
+    prepare: maps the arguments before the function sees them. It may cast or widen; the tape
+        remembers the arguments as they came, and hands back gradients of that shape and dtype.
     """
     if function is None:
         return functools.partial(operation, prepare=prepare)
-    name = function.__name__
+    name = function.__name__.strip("_")
     compute = np.errstate(all="ignore")(function)  # 1 / 0 is inf without a warning, as in PyTorch
 
     @functools.wraps(function)
     def run(*inputs: Any, **options: Any) -> Any:
-        arrays, edges, enabled = [], [], _mode.enabled
+        arrays, edges, enabled = [], [], not mode.paused
         for x in inputs:
             edge = None
             if isinstance(x, TensorBase):
-                if enabled and x.requires_grad:
+                if enabled and x._requires_grad:  # and _key(x), without the cost of a call
                     edge = (x.node or x, x.output), x.array.shape, x.array.dtype
                 x = x.array
             arrays.append(x)
             edges.append(edge)
         if options:
-            options = {k: x.array if isinstance(x, TensorBase) else x for k, x in options.items()}
-        _mode.recording = recording = any(edges)
+            options = {k: _constant(name, k, x) for k, x in options.items()}
         try:
             value, gradients = compute(*(prepare(*arrays) if prepare else arrays), **options)
         except ValueError as error:
             raise _explained(error, name, arrays) from error
         many = type(value) is tuple
         node = None
-        if recording and gradients is not None:
+        if gradients is not None and any(edges):
             if not callable(gradients):  # what only an unwanted gradient refers to is freed here
                 gradients = [f if e else None for e, f in zip(edges, gradients)]
             node = Node(name, edges, gradients, len(value) if many else 1)
         if many:
-            return tuple(_new_tensor(v, node, i) for i, v in enumerate(value))
-        return _new_tensor(value, node)
+            return tuple(_tensor_type(v, node is not None, node, i) for i, v in enumerate(value))
+        return _tensor_type(value, node is not None, node)
 
     return run
 
 
-_tensor_type: type[TensorBase] = TensorBase
+_tensor_type: Any = TensorBase
 
 
 def set_tensor_type(cls: type[TensorBase]) -> None:
@@ -176,10 +153,13 @@ def set_tensor_type(cls: type[TensorBase]) -> None:
     _tensor_type = cls
 
 
-def _new_tensor(array: Any, node: Node | None = None, output: int = 0) -> Any:
-    if isinstance(array, np.generic):  # NumPy makes a scalar of a 0-d result
-        array = np.asarray(array)
-    return _tensor_type(array, node is not None, node, output)
+def _constant(name: str, option: str, value: Any) -> Any:
+    """What the function gets for a keyword argument, through which no gradient can flow."""
+    if not isinstance(value, TensorBase):
+        return value
+    if value._requires_grad and not mode.paused:
+        raise TypeError(f"{name}: pass tensors that need gradients by position, not as {option}=")
+    return value.array
 
 
 def _explained(error: ValueError, name: str, arrays: list) -> Exception:
@@ -192,18 +172,24 @@ def _explained(error: ValueError, name: str, arrays: list) -> Exception:
 # ------------------------------------------------------------------------------------ backward
 
 
-def backward(tensor: TensorBase, gradient: TensorBase | None = None, **options: Any) -> None:
-    """Add the gradient of `tensor` to `.grad` of every leaf that it was computed from.
+def backward(
+    tensor: TensorBase,
+    gradient: TensorBase | None = None,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> None:
+    """Add to every leaf's `.grad` the gradient of `tensor` with respect to that leaf.
 
-    gradient: the gradient of `tensor` itself, of its shape; may be left out for a single element,
-        where it is 1.
+    gradient: d loss / d tensor where `tensor` is not the loss itself; of its shape; may be left
+        out for a single element, where it is 1.
     retain_graph: keep what was saved, so that backward can run once more.
     RuntimeError if the tensor does not require a gradient, has many elements and no `gradient`,
     or its graph has been used up. After an error no `.grad` has changed.
     """
-    for (leaf, _), total in _run_backward([tensor], [gradient], **options).items():
+    found = _run_backward([tensor], [gradient], None, retain_graph, create_graph)
+    for (leaf, _), total in found.items():
         if leaf.grad is None:
-            leaf.grad = _new_tensor(total.owned())
+            leaf.grad = _tensor_type(total.owned())
         else:
             leaf.grad.array += total.value
             mark_written(leaf.grad.array)
@@ -221,34 +207,35 @@ def grad(
     """The gradients of `outputs` with respect to `inputs`; no `.grad` is read or written.
 
     grad_outputs: the gradients of the outputs; may be left out where they have one element.
-    RuntimeError if an input does not require a gradient, or was not used for the outputs (with
-    `allow_unused=True` its gradient is None instead).
+    RuntimeError if there is no input, or one does not require a gradient or was not used for the
+    outputs (with `allow_unused=True` its gradient is None instead).
     """
     outputs = [outputs] if isinstance(outputs, TensorBase) else list(outputs)
     inputs = [inputs] if isinstance(inputs, TensorBase) else list(inputs)
     if grad_outputs is None or isinstance(grad_outputs, TensorBase):
         grad_outputs = [grad_outputs] * len(outputs)
+    if not inputs:
+        raise RuntimeError("grad: the list of inputs is empty")
     for i, x in enumerate(inputs):
-        if not x.requires_grad:
+        if not x._requires_grad:
             raise RuntimeError(f"grad: input {i} does not require a gradient")
-    wanted = [(x.node or x, x.output) for x in inputs]
-    found = _run_backward(
-        outputs, grad_outputs, set(wanted), retain_graph=retain_graph, create_graph=create_graph
-    )
+    wanted = [_key(x) for x in inputs]
+    found = _run_backward(outputs, grad_outputs, set(wanted), retain_graph, create_graph)
     for i, key in enumerate(wanted):
         if key not in found and not allow_unused:
             raise RuntimeError(
                 f"grad: input {i} was not used to compute the outputs; "
                 "with allow_unused=True its gradient is None"
             )
-    return tuple(_new_tensor(found[key].owned()) if key in found else None for key in wanted)
+    return tuple(_tensor_type(found[key].owned()) if key in found else None for key in wanted)
 
 
 class _Sum:
     """The gradients that arrive at one place by several paths, added up.
 
-    The first is borrowed, unless it is `fresh`: nobody else can see that array. The second makes
-    a new array, and what comes later is added in place.
+    Adding in place is safe only in an array that we alone hold. A gradient function may have
+    returned the array it was given (`lambda grad: grad`), which others still read; so the first
+    sum makes a new array, unless `_is_fresh` says that the first gradient was new already.
     """
 
     __slots__ = ("fresh", "value")
@@ -268,22 +255,19 @@ class _Sum:
         return self.value if self.fresh else self.value.copy()
 
 
-_Key = tuple[Any, int]  # a node, or a leaf tensor, and which of its outputs is meant
-
-
 def _run_backward(
     outputs: Sequence[TensorBase],
     gradients: Sequence[TensorBase | None],
-    wanted: Collection[_Key] = (),
-    *,
-    retain_graph: bool = False,
-    create_graph: bool = False,
+    wanted: Collection[_Key] | None,
+    retain_graph: bool,
+    create_graph: bool,
 ) -> dict[_Key, _Sum]:
     """Walk the graph from `outputs`, newest node first; return the gradients of every leaf, or
-    those that are `wanted`."""
+    only those that are `wanted`."""
     if create_graph:
         raise RuntimeError("create_graph=True: gradients of gradients are not supported")
-    useful = _leading_to(wanted, outputs) if wanted else None  # None: every node is
+    useful = None if wanted is None else _leading_to(wanted, outputs)  # None: everything is
+    wanted = wanted or ()
     pending: dict[_Key, _Sum] = {}  # the gradients that have arrived and are not consumed
     queue: list[tuple[int, Node]] = []  # the nodes among them, the newest first
     queued: set[Node] = set()
@@ -294,14 +278,13 @@ def _run_backward(
             return
         pending[key] = _Sum(gradient, fresh)
         source = key[0]
-        if isinstance(source, Node) and source not in queued:
+        if isinstance(source, Node) and source not in queued and (not useful or source in useful):
             queued.add(source)
             heapq.heappush(queue, (-source.number, source))
 
     for tensor, gradient in zip(outputs, gradients):
         start = _starting_gradient(tensor, gradient)
-        key = (tensor.node or tensor, tensor.output)
-        if useful is None or key[0] in useful:
+        if _is_useful(key := _key(tensor), useful):
             arrive(key, start, fresh=False)
 
     with np.errstate(all="ignore"):  # inf and nan show in the gradients; no warnings beside them
@@ -310,6 +293,7 @@ def _run_backward(
             _check_usable(node)
             arrived = []
             for output in range(node.outputs):
+                # grad() may want an inner tensor's: it stays in `pending` as a result, and flows on
                 key = (node, output)
                 total = pending.get(key) if key in wanted else pending.pop(key, None)
                 arrived.append(total and total.value)
@@ -320,11 +304,11 @@ def _run_backward(
                     if result.dtype != dtype:
                         result = result.astype(dtype)
                     arrive(key, result, _is_fresh(result, arrived))
-            except Exception as error:
-                shapes = ", ".join(str(edge[1]) for edge in node.edges if edge)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                shapes = ", ".join(str(shape) for _, shape, _ in filter(None, node.edges))
                 raise RuntimeError(f"backward of {node.name}, inputs {shapes}: {error}") from error
             if not retain_graph:
-                node.gradients, node.edges = None, []  # frees what was saved for this node
+                node.gradients = None  # frees what was saved for this node
     return pending
 
 
@@ -333,7 +317,7 @@ def _input_gradients(node: Node, arrived: list, useful: set | None) -> Iterator[
     gradient = arrived[0] if node.outputs == 1 else tuple(arrived)
     edges = node.edges
     if useful is not None:
-        edges = [edge if edge and edge[0][0] in useful else None for edge in edges]
+        edges = [edge if edge and _is_useful(edge[0], useful) else None for edge in edges]
     if callable(node.gradients):
         results = node.gradients(gradient, [edge is not None for edge in edges])
         yield from (pair for pair in zip(edges, results) if pair[0])
@@ -347,7 +331,7 @@ def _is_fresh(result: Any, arrived: list) -> bool:
     """Whether a gradient is new memory, which nobody else can see, and not one of those that
     arrived, or a view of one."""
     if result.base is not None and not result.flags.writeable:
-        return False
+        return False  # a broadcast view: its elements share memory with each other
     owner = _owner(result)
     for gradient in arrived:
         if gradient is result or (gradient is not None and _owner(gradient) is owner):
@@ -357,7 +341,7 @@ def _is_fresh(result: Any, arrived: list) -> bool:
 
 def _starting_gradient(tensor: TensorBase, gradient: TensorBase | None) -> Any:
     array = tensor.array
-    if not tensor.requires_grad:
+    if not tensor._requires_grad:
         raise RuntimeError("backward: the tensor does not require a gradient, nor was it recorded")
     if gradient is None:
         if array.size != 1:
@@ -374,25 +358,36 @@ def _starting_gradient(tensor: TensorBase, gradient: TensorBase | None) -> Any:
 
 
 def _leading_to(wanted: Collection[_Key], outputs: Sequence[TensorBase]) -> set:
-    """The nodes that a gradient passes on its way to a wanted one, and the wanted ones."""
+    """The wanted keys, and the nodes that a gradient passes on its way to one of them."""
     nodes: set[Node] = set()
     stack = [tensor.node for tensor in outputs if tensor.node]
     while stack:
         node = stack.pop()
         if node not in nodes:
-            _check_usable(node)
             nodes.add(node)
-            stack.extend(e[0][0] for e in node.edges if e and isinstance(e[0][0], Node))
-    useful = {source for source, _ in wanted}
+            stack.extend(source for source, _ in _inputs(node) if isinstance(source, Node))
+    useful: set[Any] = set(wanted)
     for node in sorted(nodes, key=lambda node: node.number):  # the oldest first
-        if any(edge and edge[0][0] in useful for edge in node.edges):
+        if any(_is_useful(key, useful) for key in _inputs(node)):
             useful.add(node)
     return useful
 
 
+def _inputs(node: Node) -> list[_Key]:
+    return [key for key, _, _ in filter(None, node.edges)]
+
+
+def _is_useful(key: _Key, useful: set | None) -> bool:
+    source, _ = key
+    return useful is None or key in useful or source in useful
+
+
 # ----------------------------------------------------------------------------- in-place changes
 
-_writes: dict[int, int] = {}  # id of the array that owns the memory -> when it was last written
+# When memory was last written, by the id of the array that owns it. The id of a dead array is used
+# again: so this does not grow for ever, and what that array left is older than any node that saves
+# its successor.
+_writes: dict[int, int] = {}
 _last_write = 0
 
 
@@ -409,8 +404,8 @@ def mark_written(array: Any) -> None:
 def _check_usable(node: Node) -> None:
     if node.gradients is None:
         raise RuntimeError(
-            f"backward ran through {node.name} before and freed what it had saved; "
-            "to run it twice, pass retain_graph=True the first time"
+            f"backward ran through {node.name} before and let go of its gradient functions with "
+            "what they had saved; to run it twice, pass retain_graph=True the first time"
         )
     if _last_write > node.number:
         for array in _saved_arrays(node.gradients):

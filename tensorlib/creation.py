@@ -75,8 +75,7 @@ def full(
     """A tensor filled with one number, of that number's type unless `dtype` says otherwise."""
     if dtype is None:
         dtype = tensor(fill_value).dtype
-    shape = _shape((size,) if isinstance(size, int) else tuple(size))
-    return _wrap(library(device).full(shape, fill_value, dtype), device, requires_grad)
+    return _wrap(library(device).full(_shape((size,)), fill_value, dtype), device, requires_grad)
 
 
 def zeros(*size: Sizes, dtype: Any = DEFAULT_FLOAT, device="cpu", requires_grad=False) -> Tensor:
@@ -221,7 +220,3 @@ def bincount(input: Tensor, minlength: int = 0) -> Tensor:
     if input.ndim != 1 or input.dtype.kind != "i" or (input.numel() and input.array.min() < 0):
         raise RuntimeError("bincount: needs a 1-D tensor of integers, none of them negative")
     return Tensor(np.bincount(input.array, minlength=minlength).astype(np.int64))
-
-
-def is_tensor(obj: Any) -> bool:
-    return isinstance(obj, Tensor)

@@ -283,8 +283,8 @@ def _multiply_add(x, y, z):
 # --- Randomness as a function ---------------------------------------------------------------------
 
 
-def philox(seed, stream, step, draw, n):
-    """n words that depend on nothing but the arguments: uint64 (n,).
+def philox(seed, stream, step, draw, n, first=0):
+    """n words, from word `first` on, that depend on nothing but the arguments: uint64 (n,).
 
     Philox4x64-10 (Salmon, Moraes, Dror & Shaw 2011): ten rounds of multiplying and mixing turn a
     256-bit counter into 256 random bits. The key is (seed, stream), and word i is number i % 4 of
@@ -295,29 +295,34 @@ def philox(seed, stream, step, draw, n):
     if min(words) < 0 or max(words) >= 2**64:
         raise ValueError(f"philox: expected (seed, stream, step, draw) in [0, 2**64), got {words}")
     seed, stream, step, draw = words
-    before = ((step << 128) + (draw << 64) - 1) % 2**256  # NumPy counts up before each block
+    block, skipped = divmod(first, 4)
+    before = ((step << 128) + (draw << 64) + block - 1) % 2**256  # NumPy counts up, then computes
     key = np.array([seed, stream], dtype=np.uint64)
-    return np.random.Philox(key=key, counter=before).random_raw(n)
+    return np.random.Philox(key=key, counter=before).random_raw(skipped + n)[skipped:]
 
 
 class _Here(threading.local):
     counter = None  # inside `counter`: (seed, stream, step, the draws yet to come)
+    rows = range(1)
 
 
 _here = _Here()
 
 
 @contextmanager
-def counter(seed, stream, step):
+def counter(seed, stream, step, rows=range(1)):
     """Inside, this thread's `next_draw` and `dropout_bits` count draws of (seed, stream, step).
 
     The draws are 0, 1, 2, … from each entry on; an inner `counter` leaves the outer one's alone.
+    rows: which rows of a batch are computed here. They get the bits that they would get as part of
+        the whole batch, so a step may be split among processes.
     """
-    outer, _here.counter = _here.counter, (seed, stream, step, itertools.count())
+    outer = _here.counter, _here.rows
+    _here.counter, _here.rows = (seed, stream, step, itertools.count()), rows
     try:
         yield
     finally:
-        _here.counter = outer
+        _here.counter, _here.rows = outer
 
 
 def next_draw():
@@ -335,7 +340,10 @@ def next_draw():
 def dropout_bits(n):
     """n random 16-bit integers for dropout, of the next draw: uint16 (n,).
 
-    Element i is bits 16 * (i % 4) and up of word i // 4 (little-endian), on any machine.
+    Element i is bits 16 * (i % 4) and up of word i // 4 (little-endian), on any machine; where a
+    `counter` names rows, element 0 of theirs is not element 0 of the batch.
     """
-    words = philox(*next_draw(), -(-n // 4))
-    return words.astype("<u8", copy=False).view("<u2")[:n]
+    first = n // len(_here.rows) * _here.rows.start
+    word, skipped = divmod(first, 4)
+    words = philox(*next_draw(), -(-(skipped + n) // 4), word)
+    return words.astype("<u8", copy=False).view("<u2")[skipped : skipped + n]

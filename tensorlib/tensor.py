@@ -5,6 +5,7 @@ Everything that computes is an operation from `ops`; a method is the operation u
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from . import autograd, ops
 from .arrays import is_floating
 from .device import canonical, device_of
+from .grad_mode import is_grad_enabled
 from .printing import format_tensor
 
 
@@ -19,7 +21,7 @@ class Tensor(autograd.TensorBase):
     """An n-dimensional array that can record what is computed with it; as `torch.Tensor`.
 
     Make one with `tensorlib.tensor(...)`, `zeros`, `randn`, …; `Tensor(array)` wraps a NumPy or
-    CuPy array without a copy.
+    CuPy array without a copy, and makes float32 of a list.
     """
 
     __slots__ = ()
@@ -51,8 +53,16 @@ class Tensor(autograd.TensorBase):
 
     @property
     def data(self) -> Tensor:
-        """The same memory as a tensor outside the graph."""
-        return Tensor(self.array)
+        """`detach()`. Assigned a tensor, this one takes over its memory, unseen by the graph."""
+        return self.detach()
+
+    @data.setter
+    def data(self, source: Tensor) -> None:
+        if not isinstance(source, Tensor):
+            raise TypeError(f"data: expected a tensor, got {type(source).__name__}")
+        if self.requires_grad and not source.is_floating_point():
+            raise RuntimeError(f"data: a tensor that requires gradients cannot be {source.dtype}")
+        self.array = source.array
 
     @property
     def T(self) -> Tensor:
@@ -87,21 +97,36 @@ class Tensor(autograd.TensorBase):
         retain_graph: bool = False,
         create_graph: bool = False,
     ) -> None:
-        """Add this tensor's gradient to `.grad` of every leaf behind it; see `autograd`."""
+        """Add to every leaf's `.grad` the gradient of this tensor with respect to that leaf.
+
+        gradient: d loss / d tensor where this tensor is not the loss itself; of its shape; may be
+            left out for a single element, where it is 1.
+        retain_graph: keep what was saved, so that backward can run once more.
+        """
         autograd.backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
 
     def detach(self) -> Tensor:
         """The same memory as a tensor outside the graph."""
         return Tensor(self.array)
 
-    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
-        """Ask for gradients, or stop asking. RuntimeError for integers and for results."""
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients are wanted. RuntimeError where integers are to get them, and where a
+        recorded result is to lose them."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, requires_grad: bool) -> None:
         if requires_grad and not is_floating(self.dtype):
             raise RuntimeError(
                 f"only floating-point tensors can require gradients, not {self.dtype}"
             )
         if not requires_grad and not self.is_leaf:
             raise RuntimeError("this tensor is a recorded result: use detach() to leave the graph")
+        self._requires_grad = requires_grad
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Ask for gradients, or stop asking."""
         self.requires_grad = requires_grad
         return self
 
@@ -313,12 +338,21 @@ class Tensor(autograd.TensorBase):
     def _writable_with(self, other: Any) -> Any:
         """The array of `other`, once it is sure that writing here leaves no graph in error."""
         needs_grad = self.requires_grad or (isinstance(other, Tensor) and other.requires_grad)
-        if needs_grad and autograd.is_grad_enabled():
+        if needs_grad and is_grad_enabled():
             raise RuntimeError(
                 "a tensor cannot be changed in place while gradients are recorded for it: "
                 "write x = x + y for x += y, or change it under no_grad()"
             )
         return other.array if isinstance(other, Tensor) else other
+
+
+def clear_gradients(tensors: Iterable[Tensor], set_to_none: bool = True) -> None:
+    """Forget the gradients of tensors, or with `set_to_none=False` fill them with 0."""
+    for x in tensors:
+        if set_to_none or x.grad is None:
+            x.grad = None
+        else:
+            x.grad.zero_()
 
 
 def _comparable(other: object) -> bool:

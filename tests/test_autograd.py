@@ -171,6 +171,34 @@ def test_a_second_backward_through_a_shared_part():
         second.backward()
 
 
+def test_a_freed_part_that_no_gradient_passes_is_no_error():
+    def program(t):
+        x, w = t.tensor([1.0, 2.0], requires_grad=True), t.tensor([3.0, 4.0], requires_grad=True)
+        a = x * x
+        a.sum().backward()
+        return (*t.autograd.grad((a * w).sum(), w), x.grad)
+
+    both(program)
+
+    def through_it(t, x):
+        a = x * x
+        a.sum().backward()
+        t.autograd.grad((a * 2).sum(), x, allow_unused=True)
+
+    check_error(RuntimeError, through_it, (3,), match="retain_graph")
+
+
+def test_grad_frees_no_more_than_it_passed():
+    def program(t):
+        x = t.tensor([1.0, 2.0], requires_grad=True)
+        h = x * x
+        (g,) = t.autograd.grad((h * h).sum(), h)
+        h.backward(g)
+        return g, x.grad
+
+    both(program)
+
+
 @only_ours
 def test_create_graph_is_refused():
     x = leaf(2.0)
@@ -455,6 +483,43 @@ def test_no_grad_as_a_decorator():
     assert (double.__name__, double.__doc__) == ("double", "Doubles.")
 
 
+def test_no_grad_above_a_generator():
+    x = leaf(1.0)
+
+    @no_grad()
+    def multiples(times):
+        while times:
+            times = yield (x * times).requires_grad
+        return (x * 2).requires_grad
+
+    steps = multiples(3)
+    assert next(steps) is False
+    assert tensorlib.is_grad_enabled()  # between its steps
+    assert steps.send(2) is False
+    with pytest.raises(StopIteration) as end:
+        steps.send(0)
+    assert end.value.value is False
+    assert tensorlib.is_grad_enabled()
+
+
+def test_one_no_grad_used_several_times():
+    quiet = no_grad()
+    for _ in range(2):
+        with quiet:
+            assert not tensorlib.is_grad_enabled()
+        assert tensorlib.is_grad_enabled()
+
+
+@only_ours  # PyTorch's stays off for good
+def test_one_no_grad_within_itself():
+    quiet = no_grad()
+    with quiet:
+        with quiet:
+            pass
+        assert not tensorlib.is_grad_enabled()
+    assert tensorlib.is_grad_enabled()
+
+
 def test_no_grad_ends_after_an_exception():
     with pytest.raises(KeyError), no_grad():
         raise KeyError
@@ -549,6 +614,23 @@ def test_requires_grad_refuses():
     check_error(RuntimeError, lambda t, x: (x * 2).requires_grad_(False), (3,))
     check_error(RuntimeError, lambda t: t.tensor([1, 2]).requires_grad_())
     check_error(RuntimeError, lambda t: t.tensor([True], requires_grad=True))
+    check_error(RuntimeError, lambda t: setattr(t.tensor([1, 2]), "requires_grad", True))
+    check_error(RuntimeError, lambda t, x: setattr(x * 2, "requires_grad", False), (3,))
+    integers = tensor([1, 2])
+    integers.requires_grad = False
+    assert not integers.requires_grad
+
+
+@only_ours
+def test_a_keyword_passes_no_gradient():
+    x, y = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    with pytest.raises(TypeError, match=r"mul: .* by position"):
+        tensorlib.mul(x, y=y)
+    with pytest.raises(TypeError, match="value="):
+        x.masked_fill(tensor([True, False]), value=y.sum())
+    assert tensorlib.mul(x, y=y.detach()).tolist() == [3.0, 8.0]
+    with no_grad():
+        assert tensorlib.mul(x, y=y).tolist() == [3.0, 8.0]
 
 
 def test_only_leaves_keep_gradients():
@@ -617,6 +699,21 @@ def test_an_error_in_backward_names_the_operation_and_its_shapes():
     assert y.grad is None
 
 
+@only_ours
+def test_out_of_memory_in_backward_stays_what_it_is():
+    from tensorlib.autograd import operation
+
+    @operation
+    def greedy(x):
+        def grad_x(g):
+            raise MemoryError
+
+        return x + 1, (grad_x,)
+
+    with pytest.raises(MemoryError):
+        greedy(leaf(1.0)).sum().backward()
+
+
 # ---- autograd.grad -------------------------------------------------------------------------------
 
 
@@ -678,8 +775,11 @@ def test_grad_refuses():
     check_error(RuntimeError, lambda t, x: t.autograd.grad(x * 2, x), (3,))
     check_error(RuntimeError, lambda t, x: t.autograd.grad(t.ones(()), x), (3,))
     check_error(RuntimeError, lambda t, x: t.autograd.grad(x * 2, x, t.ones(2)), (3,))
+    check_error(RuntimeError, lambda t, x: t.autograd.grad(x.sum(), []), (3,), match="inputs")
     x = leaf(1.0)
     y = (x * x).sum()
+    with pytest.raises(RuntimeError):
+        grad(y, [])  # which frees nothing
     grad(y, x)
     with pytest.raises(RuntimeError, match="retain_graph"):
         grad(y, x)
@@ -770,10 +870,10 @@ class TestMemory:
         assert arrays[1]() is not None
         loss.backward()
         assert [array() for array in arrays] == [None] * 3  # while `loss` is still held
-        arrays = [owner(x), owner(x.grad)]
-        del x
-        assert [array() for array in arrays] == [None] * 2
         assert loss.requires_grad
+        arrays = [owner(x), owner(x.grad)]
+        del x, loss  # the graph still leads to its leaves, as in PyTorch
+        assert [array() is None for array in arrays] == [True] * 2
 
     def test_backward_frees_inner_gradients(self):
         seen = []

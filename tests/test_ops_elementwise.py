@@ -202,6 +202,7 @@ def test_clamp_at_and_beyond_its_bounds():
     check(lambda t, x: x.clamp(-1, 1), [-3, 0, 3])
     check(lambda t, x: x.clamp(min=0.5), [-3, 0, 3])
     check_error(RuntimeError, lambda t, x: x.clamp(), (3,))
+    check(lambda t, x: x.clamp(0, 1) * t.tensor([INF, 2.0, INF]), [-1.0, 0.5, 2.0], finite=False)
 
 
 WHERE = [
@@ -244,6 +245,16 @@ def test_masked_fill(shapes):
     check(lambda t, x, m: x.masked_fill(m, -INF), shape, mask(*mask_shape), finite=False)
     check(lambda t, x, m: t.masked_fill(x, m == 0, 2), shape, mask(*mask_shape))
     check(lambda t, x, m, y: x.masked_fill(m, y), shape, mask(*mask_shape), ())
+
+
+def test_masked_fill_of_integers():
+    i, m = [1, 2, 3], [True, False, True]
+    check(lambda t, i, m: i.masked_fill(m, 1.5), i, m)
+    check(lambda t, i, m: m.masked_fill(m, -INF), i, m)
+    for value in (-INF, NAN, 1e30):
+        check_error(RuntimeError, lambda t, i, m, v=value: i.masked_fill(m, v), i, m)
+        check_error(RuntimeError, lambda t, i, m, v=value: i.masked_fill(m, t.tensor(v)), i, m)
+    check_error(RuntimeError, lambda t, i, m: i.int().masked_fill(m, 2**40), i, m, match="int32")
 
 
 def test_errors():

@@ -212,12 +212,16 @@ def test_argmax_argmin_all_any_topk():
     check(lambda t, x: t.topk(x, 2), (3, 5))
     check(lambda t, x: x.topk(3, dim=0), (5, 2))
     check(lambda t, x: x.topk(1, -1, largest=False)[0], (3, 5))
+    check(lambda t, x: x.topk(1), ())
+    check_error(RuntimeError, lambda t, x: x.topk(2), ())
 
 
 def test_wrong_dims():
     for name in ("sum", "mean", "amax", "logsumexp", "cumsum", "var", "max", "softmax"):
         check_error(IndexError, lambda t, x, n=name: getattr(x, n)(2), (3, 4))
         check_error(IndexError, lambda t, x, n=name: getattr(x, n)(-3), (3, 4))
+    for name in ("sum", "amax", "cumsum", "max", "argmax", "softmax"):
+        check_error(IndexError, lambda t, x, n=name: getattr(x, n)(1), ())
     for name in ("sum", "mean", "amax", "logsumexp", "var"):
         check_error(RuntimeError, lambda t, x, n=name: getattr(x, n)((0, 0)), (3, 4))
         check_error(RuntimeError, lambda t, x, n=name: getattr(x, n)((0, -2)), (3, 4))

@@ -90,6 +90,15 @@ def test_like(dtype):
         check(lambda t, x: t.randn_like(x).shape, values)
 
 
+def test_the_class_itself():
+    """Video and micrograd write `torch.Tensor([2.0]).double()`."""
+    check(lambda t: t.Tensor([2.0]).double())
+    check(lambda t: t.Tensor([[1], [2]]))
+    check_error(TypeError, lambda t: t.Tensor(2.0), match="tensor")
+    check_error(TypeError, lambda t: t.Tensor("a"), match="str")
+    check_error(ValueError, lambda t: t.Tensor([[1], [2, 3]]))
+
+
 def test_requires_grad_at_creation():
     for name in ("zeros", "ones", "rand", "randn", "empty"):
         check(lambda t, n=name: getattr(t, n)(2, requires_grad=True).requires_grad)
@@ -187,6 +196,30 @@ def test_attributes(values):
         check_error(TypeError, lambda t, x: list(x), values)
     if not np.isnan(values).any():
         check(lambda t, x: x.tolist(), values)
+
+
+def test_data_is_assigned():
+    def replaced(t):
+        p, source = t.zeros(2, requires_grad=True), t.ones(3)
+        p.data = source
+        source += 1  # the memory is shared from now on
+        p.data -= 0.5
+        p.data *= p.data
+        assert p.is_leaf
+        return p.detach(), source
+
+    def stepped(t):
+        x = t.tensor([1.0, 2.0], requires_grad=True)
+        (x * x).sum().backward()
+        x.data -= 0.1 * x.grad
+        x.grad = None
+        (x * x).sum().backward()
+        return x.detach(), x.grad
+
+    check(replaced)
+    check(stepped)
+    check_error(TypeError, lambda t, x: setattr(x, "data", [1.0]), (2,))
+    check_error(RuntimeError, lambda t, x: setattr(x, "data", t.tensor([1, 2])), (2,))
 
 
 def test_iteration_and_unpacking():

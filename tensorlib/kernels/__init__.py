@@ -1,7 +1,7 @@
 """The fused operations, written once per machine: `kernels(array)` is the module for that array.
 
 Every module has the same functions with the same signatures. They take and return plain arrays,
-know no tape, give the same bits for the same inputs, and never wait for the host.
+know no tape, and give the same bits for the same inputs.
 """
 
 from types import ModuleType

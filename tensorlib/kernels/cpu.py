@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import accurate_sum
+from ..arrays import sum_rows
 
 Array = Any
 
@@ -30,8 +30,10 @@ def softmax(x: Array, axis: int) -> Array:
 
 def softmax_backward(dy: Array, y: Array, axis: int) -> Array:
     """dx = y (dy − Σ y dy)."""
-    dx = y * dy
-    dx -= y * dx.sum(axis=axis, keepdims=True)
+    if y.ndim == 0:
+        return np.zeros_like(y)  # the softmax of a single number is 1, whatever the number
+    dx = dy - np.expand_dims(np.vecdot(y, dy, axis=axis), axis)  # type: ignore[call-overload]
+    dx *= y
     return dx
 
 
@@ -50,13 +52,17 @@ def log_softmax_backward(dy: Array, y: Array, axis: int) -> Array:
 def masked_softmax(x: Array, mask: Array, axis: int) -> Array:
     """Softmax over the positions where `mask` (bool, broadcast to x) is True; 0 elsewhere, and in
     a row that has no such position."""
-    y = np.where(mask, x, x.dtype.type(-np.inf))
-    peak = _peak(y, axis)
-    y -= np.where(peak == -np.inf, 0, peak)
-    np.exp(y, out=y)
-    total = y.sum(axis=axis, keepdims=True)
-    y /= np.where(total == 0, 1, total)
-    return y
+    return _softmax_of_masked(np.where(mask, x, x.dtype.type(-np.inf)), axis)
+
+
+def _softmax_of_masked(x: Array, axis: int) -> Array:
+    """Softmax, in place, of numbers that may be −∞, a whole row of them too: that becomes 0."""
+    peak = _peak(x, axis)
+    x -= np.where(peak == -np.inf, 0, peak)
+    np.exp(x, out=x)
+    total = x.sum(axis=axis, keepdims=True)
+    x /= np.where(total == 0, 1, total)
+    return x
 
 
 def _peak(x: Array, axis: int) -> Array:
@@ -158,7 +164,8 @@ _ERF_FAR = (
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """y = x Wᵀ + b. x (…, in), weight (out, in), bias (out,) or None; y (…, out)."""
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    y = np.matmul(rows, weight.T)
+    # With a single row, as in sampling, the weight is all that is read, and vecdot reads fastest.
+    y = np.vecdot(weight, rows)[None] if len(rows) == 1 else np.matmul(rows, weight.T)
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], weight.shape[0])
@@ -173,7 +180,7 @@ def linear_backward(
     return (
         np.matmul(dy, weight).reshape(x.shape) if needed[0] else None,
         np.matmul(dy.T, x.reshape(rows, x.shape[-1])) if needed[1] else None,
-        accurate_sum(dy, (0,)) if needed[2] else None,
+        sum_rows(dy) if needed[2] else None,
     )
 
 
@@ -219,13 +226,13 @@ def layer_norm(
     Returns y, and for backward the normalised rows (N, C) and 1 / √(variance + eps) (N, 1).
     Ba, Kiros & Hinton, Layer Normalization (2016).
     """
-    normed = x - x.mean(axis=1, keepdims=True)
+    normed = x - _row_means(x)
     rstd = 1 / np.sqrt(_mean_of_product(normed, normed) + x.dtype.type(eps))
     normed *= rstd
-    y = normed if weight is None else normed * weight
+    y = normed.copy() if weight is None else normed * weight
     if bias is not None:
-        y = y + bias if y is normed else np.add(y, bias, out=y)
-    return y.copy() if y is normed else y, normed, rstd
+        y += bias
+    return y, normed, rstd
 
 
 def layer_norm_backward(
@@ -236,13 +243,13 @@ def layer_norm_backward(
     if needed[0]:
         dx = dy.copy() if weight is None else dy * weight
         slope = _mean_of_product(dx, normed)
-        dx -= dx.mean(axis=1, keepdims=True)
+        dx -= _row_means(dx)
         dx -= normed * slope
         dx *= rstd
     if needed[1]:
-        dw = accurate_sum(dy * normed, (0,))
+        dw = sum_rows(dy * normed)
     if needed[2]:
-        db = accurate_sum(dy, (0,))
+        db = sum_rows(dy)
     return dx, dw, db
 
 
@@ -266,13 +273,18 @@ def rms_norm_backward(
         dx -= normed * _mean_of_product(dx, normed)
         dx *= rstd
     if needed[1]:
-        dw = accurate_sum(dy * normed, (0,))
+        dw = sum_rows(dy * normed)
     return dx, dw
+
+
+def _row_means(x: Array) -> Array:
+    """The mean of each row of x (N, C): (N, 1). einsum is three times as fast as x.mean."""
+    return np.einsum("nc->n", x)[:, None] / x.dtype.type(x.shape[1])
 
 
 def _mean_of_product(a: Array, b: Array) -> Array:
     """The mean of a · b along each row, without the product as an array: (N, 1)."""
-    return np.einsum("nc,nc->n", a, b)[:, None] / a.dtype.type(a.shape[1])
+    return np.vecdot(a, b)[:, None] / a.dtype.type(a.shape[1])
 
 
 # ------------------------------------------------------------------------------------------ dropout
@@ -298,32 +310,35 @@ def dropout_backward(dy: Array, keep: Array, threshold: int) -> Array:
 
 
 def cross_entropy(
-    logits: Array, targets: Array, ignored: Array, smoothing: float, save: bool
-) -> tuple[Array, Array | None]:
+    logits: Array, targets: Array, ignored: Array, smoothing: float
+) -> tuple[Array, Array]:
     """loss[n] = −Σ_c t[n, c] log softmax(logits[n])[c], 0 for a row that is ignored.
 
     t is 1 − smoothing at the target plus smoothing / C everywhere. logits (N, C), targets (N,) in
-    0 … C − 1, ignored (N,) bool. Returns the losses (N,) and, to `save`, d loss / d logits (N, C),
-    which is softmax − t.
+    0 … C − 1, ignored (N,) bool. Returns the losses (N,), and for backward the softmax (N, C).
     """
-    rows = np.arange(len(logits))
     shifted = logits - _peak(logits, 1)
-    picked = shifted[rows, targets]
-    shares = np.exp(shifted)
-    total = shares.sum(axis=1)
-    losses = np.log(total)
-    losses -= (1 - smoothing) * picked
+    losses = -(1 - smoothing) * shifted[np.arange(len(logits)), targets]
     if smoothing:
         losses -= smoothing * shifted.mean(axis=1)
+    shares = np.exp(shifted, out=shifted)
+    total = shares.sum(axis=1)
+    losses += np.log(total)
     losses[ignored] = 0
-    if not save:
-        return losses, None
     shares /= total[:, None]
-    shares[rows, targets] -= 1 - smoothing
-    if smoothing:
-        shares -= smoothing / logits.shape[1]
-    shares[ignored] = 0
     return losses, shares
+
+
+def cross_entropy_backward(
+    dlosses: Array, shares: Array, targets: Array, ignored: Array, smoothing: float
+) -> Array:
+    """dlogits = (softmax − t) dloss, 0 in a row that is ignored."""
+    dlogits = shares.copy()
+    dlogits[np.arange(len(shares)), targets] -= 1 - smoothing
+    if smoothing:
+        dlogits -= smoothing / shares.shape[1]
+    dlogits *= np.where(ignored, 0, dlosses)[:, None]
+    return dlogits
 
 
 # --------------------------------------------------------------------------------------- attention
@@ -349,18 +364,15 @@ def attention(
     """
     scores = np.matmul(q * q.dtype.type(scale), k.swapaxes(-1, -2))  # (…, L, S)
     if causal:
-        np.copyto(scores, -np.inf, where=_future(*scores.shape[-2:]))
-    if mask is not None:
-        scores = (
-            np.where(mask, scores, scores.dtype.type(-np.inf))
-            if mask.dtype == bool
-            else scores + mask
-        )
-    peak = _peak(scores, -1)
-    scores -= peak if mask is None else np.where(peak == -np.inf, 0, peak)
-    weights = np.exp(scores, out=scores)
-    total = weights.sum(axis=-1, keepdims=True)
-    weights /= total if mask is None else np.where(total == 0, 1, total)
+        scores += _future(*scores.shape[-2:], scores.dtype)
+    if mask is None:
+        scores -= _peak(scores, -1)
+        weights = np.exp(scores, out=scores)
+        weights /= np.einsum("...s->...", weights)[..., None]
+    else:
+        allowed = mask.dtype == bool
+        scores = np.where(mask, scores, scores.dtype.type(-np.inf)) if allowed else scores + mask
+        weights = _softmax_of_masked(scores, -1)
     kept, keep = (weights, None) if bits is None else dropout(weights, bits, threshold)
     return np.matmul(kept, v), weights, keep
 
@@ -391,12 +403,14 @@ def attention_backward(
 
 
 @functools.lru_cache(maxsize=16)
-def _future(length: int, positions: int) -> Array:
-    """True where a position would look at a later one: (length, positions)."""
-    return ~np.tri(length, positions, dtype=bool)
+def _future(length: int, positions: int, dtype: np.dtype) -> Array:
+    """−∞ where a position would look at a later one, else 0: (length, positions)."""
+    return np.triu(np.full((length, positions), -np.inf, dtype), k=1)
 
 
 # ---------------------------------------------------------------------------------------- optimizer
+
+_BLOCK = 32768  # four arrays of float32 and the work space: 640 kB
 
 
 def adam(
@@ -417,18 +431,28 @@ def adam(
     p ← p − lr · m̂ / (√v̂ + eps),  m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ)
     Weight decay first shrinks p by lr · weight_decay · p (AdamW), or is added to g (Adam).
     """
+    if p.ndim == 1 and p.size > _BLOCK:  # piece by piece, so that a piece stays in the cache
+        for i in range(0, p.size, _BLOCK):
+            here = slice(i, i + _BLOCK)
+            parts = (p[here], g[here], m[here], v[here])
+            adam(*parts, step, lr, betas, eps, weight_decay, decoupled)
+        return
     beta1, beta2 = betas
+    rate = lr / (1 - beta1**step)
+    correction = math.sqrt(1 - beta2**step)  # √v̂ = √v / correction
+    work = np.empty_like(p)
     if weight_decay and decoupled:
         p *= 1 - lr * weight_decay
     elif weight_decay:
         g = g + weight_decay * p
     m *= beta1
-    m += (1 - beta1) * g
+    m += np.multiply(g, 1 - beta1, out=work)
     v *= beta2
-    v += (1 - beta2) * g * g
-    root = np.sqrt(v, out=np.empty_like(v))
-    root /= math.sqrt(1 - beta2**step)
-    root += eps
-    np.divide(m, root, out=root)
-    root *= lr / (1 - beta1**step)
-    p -= root
+    np.multiply(g, g, out=work)
+    work *= 1 - beta2
+    v += work
+    np.sqrt(v, out=work)
+    work += eps * correction
+    np.divide(m, work, out=work)
+    work *= rate * correction
+    p -= work

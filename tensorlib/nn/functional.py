@@ -1,7 +1,7 @@
 """The functions behind the layers, as in `torch.nn.functional`: usually imported as F.
 
-Each is one fused operation: the checks, the kernel, the gradients. What it computes, step by step
-with primitives, is written out under the same name in `plain.py`.
+Most are one fused operation: the checks, the kernel, the gradients. What such a one computes, step
+by step with primitives, is written out under the same name in `plain.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import ops, random
 from ..arrays import require_floating
-from ..autograd import is_recording, operation
+from ..autograd import operation
 from ..kernels import kernels
 from ..ops import log_softmax, relu, sigmoid, softmax, tanh
 from ..tensor import Tensor
@@ -248,9 +248,12 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor, ignore_index: in
 
 @operation
 def _cross_entropy(logits, targets, ignored, smoothing):
-    kernel = kernels(logits)
-    losses, slope = kernel.cross_entropy(logits, targets, ignored, smoothing, is_recording())
-    return losses, (lambda grad: slope * np.where(ignored, 0, grad)[:, None],)
+    losses, shares = kernels(logits).cross_entropy(logits, targets, ignored, smoothing)
+
+    def grad_logits(grad):
+        return kernels(grad).cross_entropy_backward(grad, shares, targets, ignored, smoothing)
+
+    return losses, (grad_logits,)
 
 
 def cross_entropy(

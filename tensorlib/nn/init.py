@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from .. import random
-from ..autograd import no_grad
+from ..grad_mode import no_grad
 from ..tensor import Tensor
 
 

@@ -24,13 +24,15 @@ class Linear(Module):
     ±1/√in_features at the start; `bias=False` does without the second.
     """
 
+    bias: Parameter | None
+
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.weight = Parameter(empty(out_features, in_features))
         init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         self.register_parameter("bias", Parameter(empty(out_features)) if bias else None)
-        if bias:
+        if self.bias is not None:
             bound = 1 / math.sqrt(in_features) if in_features else 0
             init.uniform_(self.bias, -bound, bound)
 
@@ -67,6 +69,9 @@ class LayerNorm(Module):
     weight and bias have the shape `normalized_shape`, ones and zeros at the start.
     """
 
+    weight: Parameter | None
+    bias: Parameter | None
+
     def __init__(
         self,
         normalized_shape: int | Iterable[int],
@@ -91,6 +96,8 @@ class LayerNorm(Module):
 
 class RMSNorm(Module):
     """x / √(mean(x²) + eps) · weight over the last dimensions of x; weight is ones at the start."""
+
+    weight: Parameter | None
 
     def __init__(
         self,
@@ -201,15 +208,15 @@ class Identity(Module):
 # ------------------------------------------------------------------------------------- containers
 
 
-class ModuleList(Module):
-    """Modules in a list, so that the tree knows them."""
+class _Container(Module):
+    """Modules in a row, named "0", "1", …"""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__()
         for module in modules:
             self.append(module)
 
-    def append(self, module: Module) -> ModuleList:
+    def append(self, module: Module) -> _Container:
         if not isinstance(module, Module):
             raise TypeError(f"a list of modules cannot hold a {type(module).__name__}")
         setattr(self, str(len(self)), module)
@@ -223,9 +230,16 @@ class ModuleList(Module):
 
     def __getitem__(self, index: Any) -> Any:
         chosen = list(self._modules.values())[index]
-        if isinstance(index, slice):
-            return Sequential(*chosen) if isinstance(self, Sequential) else ModuleList(chosen)
-        return chosen
+        if not isinstance(index, slice):
+            return chosen
+        part = type(self)()
+        for module in chosen:
+            part.append(module)
+        return part
+
+
+class ModuleList(_Container):
+    """Modules in a list, so that the tree knows them."""
 
     def _child_lines(self) -> list[tuple[str, str]]:
         """Equal neighbours are printed once, as "(0-5): 6 x Block(…)"."""
@@ -238,13 +252,11 @@ class ModuleList(Module):
         return lines
 
 
-class Sequential(ModuleList):
+class Sequential(_Container):
     """Modules one after the other: each gets what the one before returned."""
 
     def __init__(self, *modules: Module) -> None:
         super().__init__(modules)
-
-    _child_lines = Module._child_lines
 
     def forward(self, input: Any) -> Any:
         for module in self:

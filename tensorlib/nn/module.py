@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..autograd import no_grad
 from ..creation import zeros
-from ..tensor import Tensor
+from ..grad_mode import no_grad
+from ..tensor import Tensor, clear_gradients
 
 
 class Parameter(Tensor):
@@ -26,6 +26,11 @@ class Module:
     `__init__`, after `super().__init__()`, and compute in `forward`."""
 
     training: bool
+    # Which attributes have a place in the tree, by kind, in the order of their first assignment.
+    _parameters: dict[str, Parameter | None]
+    _buffers: dict[str, Tensor | None]
+    _modules: dict[str, Any]
+    _transient: set[str]  # buffers that are no part of the state
 
     def __init__(self) -> None:
         vars(self).update(_parameters={}, _buffers={}, _modules={}, _transient=set(), training=True)
@@ -39,7 +44,6 @@ class Module:
     # ------------------------------------------------------------------------------- attributes
 
     def _tables(self) -> tuple[dict[str, Any], ...]:
-        """Where attributes with a place in the tree are kept, by kind."""
         if "_parameters" not in vars(self):
             name = type(self).__name__
             raise AttributeError(f"{name}: call super().__init__() before assigning modules to it")
@@ -52,22 +56,15 @@ class Module:
             if name not in table:  # what is replaced by its like keeps its place in the order
                 self._forget(name)
             table[name] = value
-            return
-        for table in self._tables() if "_parameters" in vars(self) else ():
-            if name in table:
-                is_buffer = table is self._buffers and isinstance(value, Tensor)
-                if value is not None and not is_buffer:
-                    kind = type(table[name]).__name__
-                    raise TypeError(f"{name!r} is a {kind}: cannot assign {type(value).__name__}")
-                table[name] = value
-                return
+        else:
+            for table in self._tables() if "_parameters" in vars(self) else ():
+                if name in table:
+                    is_buffer = table is self._buffers and isinstance(value, Tensor)
+                    if value is not None and not is_buffer:
+                        kind, other = type(table[name]).__name__, type(value).__name__
+                        raise TypeError(f"{name!r} is a {kind}: cannot assign {other}")
+                    table[name] = value
         object.__setattr__(self, name, value)
-
-    def __getattr__(self, name: str) -> Any:  # called only for what is no ordinary attribute
-        for table in ("_parameters", "_buffers", "_modules"):
-            if name in vars(self).get(table, ()):
-                return vars(self)[table][name]
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __delattr__(self, name: str) -> None:
         if not self._forget(name):
@@ -100,7 +97,7 @@ class Module:
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{name!r} must be a {kind.__name__}, not {type(value).__name__}")
         self._transient.discard(name)
-        table[name] = value
+        table[name] = vars(self)[name] = value
 
     # --------------------------------------------------------------------------------- the tree
 
@@ -173,11 +170,7 @@ class Module:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or with `set_to_none=False` fill them with 0."""
-        for parameter in self.parameters():
-            if set_to_none or parameter.grad is None:
-                parameter.grad = None
-            else:
-                parameter.grad.zero_()
+        clear_gradients(self.parameters(), set_to_none)
 
     def to(self, *targets: Any, **options: Any) -> Module:
         """Move all parameters and buffers to a device or a floating dtype, in place.

@@ -1,4 +1,4 @@
-"""`clip_grad_norm_`: keep one bad batch from throwing the weights far away."""
+"""Over all parameters at once: the norm of their gradients, and their numbers as one vector."""
 
 from __future__ import annotations
 
@@ -35,3 +35,19 @@ def clip_grad_norm_(
                 g *= g.dtype.type(factor)
                 mark_written(g)
     return Tensor(np.asarray(total, grads[0].dtype))
+
+
+def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
+    """A copy of all parameters, one after the other, as one 1-D tensor."""
+    return Tensor(np.concatenate([p.array.reshape(-1) for p in parameters]))
+
+
+def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
+    """Make each parameter a view of its part of `vec`, a 1-D tensor: what is written to the one is
+    written to the other. RuntimeError if the lengths differ."""
+    parameters = list(parameters)
+    if vec.shape != (total := sum(p.numel() for p in parameters),):
+        raise RuntimeError(f"a vector of shape {vec.shape} for parameters of {total} numbers")
+    ends = np.cumsum([p.numel() for p in parameters])[:-1]
+    for p, part in zip(parameters, np.split(vec.array, ends)):
+        p.array = part.reshape(p.shape)

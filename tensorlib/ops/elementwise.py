@@ -45,7 +45,7 @@ def pow(x, y):
 
     def grad_x(grad):  # a zeroth power is constant, also at 0, where x ** -1 is not finite
         slope = y * _power(x, y - 1)
-        return grad * (slope if isinstance(y, float) and y else np.where(y == 0, 0, slope))
+        return grad * (slope if isinstance(y, (int, float)) and y else np.where(y == 0, 0, slope))
 
     def grad_y(grad):  # a power of 0 is constant too, although log 0 is not finite
         return grad * np.where((x == 0) & (y >= 0), 0, z * np.log(x))
@@ -121,7 +121,9 @@ def sigmoid(x):
 @elementwise
 def relu(x):
     y = np.maximum(x, 0)
-    return y, (lambda grad: grad * ~(y <= 0),)  # ~ so that a nan passes, as in PyTorch
+    # ~ so that a nan passes, as in PyTorch. Unlike there 0 times an infinite gradient is nan and
+    # not 0: np.where would choose, and takes thirteen times as long as the product.
+    return y, (lambda grad: grad * ~(y <= 0),)
 
 
 # --------------------------------------------------------------------------------------- choices
@@ -159,12 +161,12 @@ def clamp(input, min=None, max=None):
 
 @elementwise
 def _at_least(x, low):
-    return np.maximum(x, low), (lambda grad: grad * (x >= low),)
+    return np.maximum(x, low), (lambda grad: np.where(x >= low, grad, 0),)
 
 
 @elementwise
 def _at_most(x, high):
-    return np.minimum(x, high), (lambda grad: grad * (x <= high),)
+    return np.minimum(x, high), (lambda grad: np.where(x <= high, grad, 0),)
 
 
 @operation(prepare=lambda condition, x, y: (condition, *promote_arrays(x, y)))
@@ -180,6 +182,8 @@ def where(condition, x, y):
 def masked_fill(x, mask, value):
     if mask.dtype != bool:
         raise RuntimeError(f"masked_fill: the mask must be bool, not {mask.dtype}")
+    if x.dtype.kind == "i" and not np.iinfo(x.dtype).min <= value <= np.iinfo(x.dtype).max:
+        raise RuntimeError(f"masked_fill: {value} has no place in {x.dtype}")
     return np.where(mask, np.asarray(value).astype(x.dtype), x), (
         lambda grad: np.where(mask, 0, grad),
         None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arrays import axis_of
 from ..autograd import TensorBase, operation
 
 
@@ -20,8 +21,8 @@ def getitem(x, index):
 def plain_index(index):
     """What stands between [ and ] as NumPy takes it: one or two indices, to be applied in turn.
 
-    Numbers come first and on their own where arrays are among the parts: NumPy would take them
-    for arrays as well, and put the result's dimensions in another order than PyTorch.
+    Numbers come first and on their own where arrays are among the parts: x[0, :, [1, 2]] is first
+    x[0, :] and then [:, [1, 2]] of that: (T, 2) as in PyTorch; NumPy in one step gives (2, T).
     """
     parts = [_plain(part) for part in (index if isinstance(index, tuple) else (index,))]
     if all(part is not Ellipsis for part in parts):
@@ -49,7 +50,7 @@ def _plain(part):
     elif isinstance(part, (list, range)):
         part = np.array([_plain(p) for p in part] or np.zeros(0, np.int64))
     elif isinstance(part, slice) and part.step is not None and part.step <= 0:
-        raise ValueError(f"slice step must be positive, not {part.step}: use flip for a reversal")
+        raise ValueError(f"slice step must be positive, not {part.step}")
     if getattr(getattr(part, "dtype", None), "kind", "b") in "fV":
         raise IndexError(f"an index must be of integers or bools, not {part.dtype}")
     return part.astype(np.int64) if getattr(part, "dtype", None) == np.int32 else part
@@ -58,11 +59,11 @@ def _plain(part):
 @operation
 def _getitem(x, index):
     shape, dtype = x.shape, x.dtype
-    repeats = any(getattr(part, "dtype", None) == np.int64 for part in index)
+    may_repeat = any(getattr(part, "dtype", None) == np.int64 for part in index)
 
     def grad_x(grad):
         total = np.zeros_like(grad, dtype, shape=shape)
-        if repeats:
+        if may_repeat:
             np.add.at(total, index, grad)  # an element picked twice gets both gradients
         else:
             total[index] = grad
@@ -82,15 +83,14 @@ def gather(x, dim, index):
         raise RuntimeError(f"gather: the index must be of integers, not {index.dtype}")
     if index.ndim != x.ndim:
         raise RuntimeError(f"gather: index of shape {index.shape} for an input of shape {shape}")
-    if x.ndim == 0:
-        return x.copy(), (lambda grad: grad,)
-    if not -x.ndim <= dim < x.ndim:
-        raise IndexError(f"gather: dim {dim} is out of range for shape {shape}")
-    axis = dim % x.ndim
+    axis = axis_of(x, dim)
     if any(n > m for i, (n, m) in enumerate(zip(index.shape, shape, strict=True)) if i != axis):
         raise RuntimeError(f"gather: index of shape {index.shape} exceeds the input's {shape}")
-    if index.size and not 0 <= index.min() <= index.max() < shape[axis]:
+    length = shape[axis] if shape else 1
+    if index.size and not 0 <= index.min() <= index.max() < length:
         raise RuntimeError(f"gather: an index is out of range for dim {dim} of shape {shape}")
+    if x.ndim == 0:
+        return x.copy(), (lambda grad: grad,)
     grid = list(np.ogrid[tuple(slice(n) for n in index.shape)])
     grid[axis] = index
     where = tuple(grid)

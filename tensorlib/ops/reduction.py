@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import accurate_sum, is_floating, promote_to_float, require_floating
+from ..arrays import accurate_sum, axis_of, is_floating, promote_to_float, require_floating
 from ..autograd import TensorBase, operation
 from ..kernels import kernels
 from .elementwise import maximum, minimum
@@ -20,15 +20,10 @@ def _axes(x, dim):
     is out of range, RuntimeError if one comes twice."""
     if dim is None or dim == ():
         return tuple(range(x.ndim))
-    dims = dim if isinstance(dim, (tuple, list)) else (dim,)
-    rank = x.ndim or 1  # a 0-d tensor has the dimensions 0 and -1, as in PyTorch
-    for d in dims:
-        if not -rank <= d < rank:
-            raise IndexError(f"dim {d} is out of range for shape {x.shape}: use {-rank}…{rank - 1}")
-    axes = tuple(d % rank for d in dims)
+    axes = tuple(axis_of(x, d) for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
     if len(set(axes)) != len(axes):
         raise RuntimeError(f"dim {dim} names a dimension twice")
-    return axes if x.ndim else ()
+    return axes if x.ndim else ()  # NumPy takes no (0,) for a 0-d array
 
 
 def _kept(shape, axes):
@@ -148,10 +143,15 @@ def argmin(x, dim=None, keepdim=False):
 
 
 def _arg(function, x, dim, keepdim):
-    (axis,) = _axes(x, dim) if dim is not None and x.ndim else (None,)
-    if (x.size if axis is None else x.shape[axis]) == 0:
+    axis = None if dim is None else axis_of(x, dim)
+    if _length(x, axis) == 0:
         raise IndexError(f"{function.__name__}: nothing to choose from in shape {x.shape}")
     return np.asarray(function(x, axis=axis, keepdims=keepdim), np.int64)
+
+
+def _length(x, axis):
+    """How many elements there are along `axis`, or in all; a 0-d array counts as (1,)."""
+    return x.shape[axis] if x.ndim and axis is not None else x.size
 
 
 def max(input, dim=None, keepdim=False):
@@ -181,11 +181,11 @@ def _along(arg, input, dim, keepdim):
 
 @operation
 def _topk_indices(x, k, dim, largest):
-    (axis,) = _axes(x, dim)
-    if not 0 <= k <= x.shape[axis]:
+    axis = axis_of(x, dim)
+    if not 0 <= k <= _length(x, axis):
         raise RuntimeError(f"topk: k = {k} is out of range for shape {x.shape}, dim {dim}")
     order = np.argsort(-x if largest else x, axis=axis, kind="stable")
-    return np.take(order, range(k), axis=axis), None
+    return np.take(order, range(k), axis=axis) if x.ndim else order.reshape(()), None
 
 
 def topk(input, k, dim=-1, largest=True):
@@ -227,8 +227,7 @@ def _axis_of_softmax(name, x, dim):
     require_floating(name, x)
     if dim is None:
         raise TypeError(f"{name}: say along which dimension, dim=-1 for the last")
-    _axes(x, dim)  # for its error
-    return dim
+    return axis_of(x, dim)
 
 
 @operation(prepare=lambda x, *rest: (*promote_to_float(x), *rest))
@@ -245,8 +244,8 @@ def logsumexp(x, dim, keepdim=False):
 
 @operation
 def cumsum(x, dim):
-    (axis,) = _axes(x, dim) if x.ndim else (None,)
-    if axis is None:
+    axis = axis_of(x, dim)
+    if x.ndim == 0:
         return x.copy(), (lambda grad: grad,)
     y = np.cumsum(x if is_floating(x.dtype) else x.astype(np.int64), axis=axis)
     return y, (lambda grad: np.flip(np.cumsum(np.flip(grad, axis), axis=axis), axis),)

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from ..arrays import is_floating, promote
+from ..arrays import axis_of, is_floating, promote
 from ..autograd import TensorBase, operation
 from ..device import device_of, move
 
@@ -20,14 +20,6 @@ def _sizes(sizes):
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = sizes[0]
     return tuple(int(n) for n in sizes)
-
-
-def _axis(x, dim, extra=0):
-    """`dim` counted from 0. IndexError if it is out of range; `extra` dimensions may follow."""
-    rank = max(x.ndim + extra, 1)
-    if not -rank <= dim < rank:
-        raise IndexError(f"dim {dim} is out of range for shape {x.shape}: use {-rank}…{rank - 1}")
-    return dim % rank
 
 
 # ----------------------------------------------------------------------------------------- views
@@ -64,7 +56,7 @@ def _checked_sizes(x, sizes):
 @operation
 def flatten(x, start_dim=0, end_dim=-1):
     shape = x.shape
-    first, last = _axis(x, start_dim), _axis(x, end_dim)
+    first, last = axis_of(x, start_dim), axis_of(x, end_dim)
     if first > last:
         raise RuntimeError("flatten: start_dim comes after end_dim")
     joined = math.prod(shape[first : last + 1])
@@ -74,15 +66,15 @@ def flatten(x, start_dim=0, end_dim=-1):
 
 @operation
 def transpose(x, dim0, dim1):
+    a, b = axis_of(x, dim0), axis_of(x, dim1)
     if x.ndim == 0:
         return x.view(), (lambda grad: grad,)
-    a, b = _axis(x, dim0), _axis(x, dim1)
     return np.swapaxes(x, a, b), (lambda grad: np.swapaxes(grad, a, b),)
 
 
 @operation
 def permute(x, *dims):
-    order = tuple(_axis(x, d) for d in _sizes(dims))
+    order = tuple(axis_of(x, d) for d in _sizes(dims))
     if sorted(order) != list(range(x.ndim)):
         raise RuntimeError(f"permute: {order} is no order of the {x.ndim} dimensions of {x.shape}")
     return np.transpose(x, order), (lambda grad: np.transpose(grad, np.argsort(order)),)
@@ -102,14 +94,14 @@ def expand(x, *sizes):
 def squeeze(x, dim=None):
     shape = x.shape
     dims = range(x.ndim) if dim is None else dim if isinstance(dim, (tuple, list)) else (dim,)
-    ones = tuple(a for a in {_axis(x, d) for d in dims} if x.ndim and shape[a] == 1)
+    ones = tuple(a for a in {axis_of(x, d) for d in dims} if x.ndim and shape[a] == 1)
     return np.squeeze(x, axis=ones), (lambda grad: grad.reshape(shape),)
 
 
 @operation
 def unsqueeze(x, dim):
     shape = x.shape
-    return np.expand_dims(x, _axis(x, dim, extra=1)), (lambda grad: grad.reshape(shape),)
+    return np.expand_dims(x, axis_of(x, dim, extra=1)), (lambda grad: grad.reshape(shape),)
 
 
 # ------------------------------------------------------------------------------ joins and splits
@@ -121,17 +113,21 @@ def _split(x, bounds, axis):
     shapes = [piece.shape for piece in pieces]
 
     def grad_x(grads):  # one buffer for the gradients of all pieces
-        kind = next(grad.dtype for grad in grads if grad is not None)
-        parts = [np.zeros(s, kind) if g is None else g for g, s in zip(grads, shapes, strict=True)]
-        return np.concatenate(parts, axis=axis) if len(parts) > 1 else parts[0]
+        return np.concatenate(_with_zeros(grads, shapes), axis=axis)
 
     return pieces, ((grad_x if len(pieces) > 1 else lambda grad: grad),)
+
+
+def _with_zeros(grads, shapes):
+    """Gradients of several outputs, with zeros for those that nothing was computed from."""
+    kind = next(grad.dtype for grad in grads if grad is not None)
+    return [np.zeros(s, kind) if g is None else g for g, s in zip(grads, shapes)]
 
 
 def split(tensor, split_size_or_sections, dim=0):
     """Views of consecutive pieces along `dim`: of one size (the last may be smaller), or of the
     sizes in a list, which must add up to the length."""
-    axis = _axis(tensor.array, dim)
+    axis = axis_of(tensor.array, dim)
     length = tensor.shape[axis]
     sections = split_size_or_sections
     if isinstance(sections, int):
@@ -148,7 +144,7 @@ def chunk(input, chunks, dim=0):
     """At most `chunks` views of equal size along `dim`; the last may be smaller."""
     if chunks <= 0:
         raise RuntimeError(f"chunk: the number of chunks must be positive, not {chunks}")
-    length = input.shape[_axis(input.array, dim)]
+    length = input.shape[axis_of(input.array, dim)]
     if length == 0:
         return split(input, [0] * chunks, dim)
     return split(input, -(-length // chunks), dim)
@@ -156,12 +152,21 @@ def chunk(input, chunks, dim=0):
 
 def unbind(input, dim=0):
     """A tuple of the slices along `dim`, without that dimension."""
-    axis = _axis(input.array, dim)
+    axis = axis_of(input.array, dim)
     if input.array.ndim == 0:
         raise IndexError("unbind: a 0-d tensor has no dimension to take apart")
-    if input.shape[axis] == 0:
-        return ()
-    return tuple(squeeze(piece, axis) for piece in split(input, 1, axis))
+    return _unbind(input, axis) if input.shape[axis] else ()
+
+
+@operation
+def _unbind(x, axis):
+    slices = tuple(x[(slice(None),) * axis + (i, ...)] for i in range(x.shape[axis]))
+    shapes = [y.shape for y in slices]
+
+    def grad_x(grads):
+        return np.stack(_with_zeros(grads, shapes) if len(shapes) > 1 else [grads], axis=axis)
+
+    return slices, (grad_x,)
 
 
 @operation(prepare=promote)
@@ -183,7 +188,7 @@ def cat(tensors, dim=0):
         if not isinstance(x, TensorBase):
             raise TypeError(f"cat: expected tensors, got {type(x).__name__}")
     filled = [x for x in tensors if x.array.shape != (0,)] or tensors
-    return _cat(*filled, dim=_axis(filled[0].array, dim))
+    return _cat(*filled, dim=axis_of(filled[0].array, dim))
 
 
 def stack(tensors, dim=0):
@@ -193,7 +198,7 @@ def stack(tensors, dim=0):
         raise RuntimeError("stack: the list of tensors is empty")
     if len({x.shape for x in tensors}) > 1:
         raise RuntimeError(f"stack: shapes differ: {', '.join(str(x.shape) for x in tensors)}")
-    return _stack(*tensors, dim=_axis(tensors[0].array, dim, extra=1))
+    return _stack(*tensors, dim=axis_of(tensors[0].array, dim, extra=1))
 
 
 @operation(prepare=promote)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..autograd import mark_written
 from ..kernels import kernels
-from ..tensor import Tensor
+from ..tensor import Tensor, clear_gradients
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -74,11 +74,7 @@ class Optimizer:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or with `set_to_none=False` fill them with 0."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if set_to_none or p.grad is None:
-                    p.grad = None
-                else:
-                    p.grad.zero_()
+            clear_gradients(group["params"], set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         """The state and the settings, with parameters numbered in order; arrays are shared."""

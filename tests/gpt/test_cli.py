@@ -18,7 +18,7 @@ def test_without_flags_a_cpu_gets_nanogpts_recipe(monkeypatch):
 
 
 def test_without_flags_a_gpu_gets_the_videos_model(monkeypatch):
-    monkeypatch.setattr(tensorlib.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cli, "find_device", lambda name: "cpu" if name == "cpu" else "cuda")
     assert cli.train_config([]) == dataclasses.replace(PRESETS["video"], preset="video")
     assert cli.train_config(["--device", "cpu"]).preset == "nanogpt-cpu"
 

@@ -35,7 +35,7 @@ def test_greedy_text_is_the_same_without_a_cache_far_beyond_the_context(model, l
     assert len(np.unique(cached)) > 3  # no mere repetition, which would prove little
 
     idx = np.array(start)
-    with model.inference():
+    with model.evaluating(), tensorlib.no_grad():
         for column in cached.T:  # and it is the likeliest token each time
             logits, _ = model(tensorlib.tensor(idx[:, -16:]))
             assert (logits[:, -1].argmax(1).numpy() == column).all()
@@ -68,10 +68,17 @@ def test_generate_as_in_the_video(model):
     assert greedy.tolist() == model.generate(idx, 20, top_p=1e-9).tolist()
 
 
-def test_between_two_tokens_the_model_is_as_it_was(model):
+def test_generating_records_nothing_and_leaves_the_model_as_it_was(model):
+    model.h[0].eval()
+    before = [module.training for module in model.modules()]
     for _ in generate(model, tensorlib.tensor([[1]]), 3, GREEDY, 0):
-        assert model.training
-        assert tensorlib.is_grad_enabled()
+        assert not any(module.training for module in model.modules())
+        assert tensorlib.is_grad_enabled()  # the caller's own code may record
+    assert [module.training for module in model.modules()] == before
+    stopped = generate(model, tensorlib.tensor([[1]]), 3, GREEDY, 0)
+    next(stopped)
+    stopped.close()
+    assert [module.training for module in model.modules()] == before
 
 
 def test_nothing_to_continue(model):

@@ -100,7 +100,8 @@ def test_20_steps_with_clipping_and_schedule_stay_with_pytorch(variant):
     config = GPTConfig(**SMALL, **VARIANTS[variant])
     model, state, tokens = twins(config)
     train = TrainConfig(learning_rate=1e-3, warmup_iters=5, max_iters=20, model=config)
-    optimizer = make_optimizer(model, train)
+    matrices, vectors = (list(named.values()) for named in model.parameter_groups())
+    optimizer = make_optimizer(matrices, vectors, train)
     theirs = list({id(p): p for p in state.values()}.values())
     groups = [
         {"params": [p for p in theirs if p.dim() >= 2], "weight_decay": 0.1},
@@ -241,7 +242,7 @@ def test_dropout_in_three_places_as_a_function_of_seed_and_step():
 
 def test_inference_restores_the_mode():
     model = GPT(GPTConfig(**SMALL))
-    with model.inference():
+    with model.evaluating(), tensorlib.no_grad():
         assert not model.training
         assert not tensorlib.is_grad_enabled()
     assert model.h[0].attn.training

@@ -15,7 +15,7 @@ from gpt.checkpoint import Checkpoint
 from gpt.config import GPTConfig, Stream, TrainConfig, UserError
 from gpt.data import Corpus
 from gpt.run import Run
-from gpt.training import Trainer, make_optimizer, train
+from gpt.training import Trainer, train
 
 
 @pytest.fixture
@@ -90,9 +90,9 @@ def test_the_same_seed_gives_the_same_weights(make):
 def test_dropout_is_drawn_anew_in_every_step(make, monkeypatch):
     drawn, counter = [], tensorlib.random.counter
 
-    def recorded(*key):
+    def recorded(*key, rows):
         drawn.append(key)
-        return counter(*key)
+        return counter(*key, rows=rows)
 
     monkeypatch.setattr(tensorlib.random, "counter", recorded)
     trainer = make(seed=5)
@@ -117,18 +117,19 @@ def test_evaluating_changes_nothing_that_follows(make):
 def test_losses_are_estimated_without_dropout_on_the_same_batches(make):
     trainer = make()
     assert trainer.estimate_loss() == trainer.estimate_loss()
-    batches = [trainer.evaluation["val_loss"](i) for i in range(4)]
-    with trainer.model.inference():
+    share = trainer.team.share
+    batches = [share.evaluation["val"](i) for i in range(4)]
+    with trainer.model.evaluating(), tensorlib.no_grad():
         expected = np.mean([trainer.model(x, y)[1].item() for x, y in batches])
     assert trainer.estimate_loss()["val_loss"] == pytest.approx(expected, rel=1e-6)
-    assert not any((trainer.batch(i)[0] == batches[i][0]).all() for i in range(4))
+    assert not any((share.batch(i)[0] == batches[i][0]).all() for i in range(4))
 
 
 def test_the_whole_validation_split_is_measured_token_by_token(make):
     trainer = make()
     val = trainer.corpus.val
     losses = []
-    with trainer.model.inference():
+    with trainer.model.evaluating(), tensorlib.no_grad():
         for start in range(0, len(val) - 1, 16):
             piece = tensorlib.tensor(val[start : start + 17].astype(np.int64)[None])
             logits = trainer.model(piece[:, :-1])[0].log_softmax(-1).numpy()[0]
@@ -138,13 +139,17 @@ def test_the_whole_validation_split_is_measured_token_by_token(make):
 
 
 def test_only_matrices_decay(make):
-    model = make().model
-    decay, rest = make_optimizer(model, TrainConfig(weight_decay=0.3)).param_groups
+    trainer = make(weight_decay=0.3)
+    decay, rest = trainer.optimizer.param_groups
     assert (decay["weight_decay"], rest["weight_decay"]) == (0.3, 0.0)
-    names = {id(p): name for name, p in model.named_parameters()}
-    assert all(names[id(p)].endswith("weight") and p.dim() == 2 for p in decay["params"])
-    assert all(p.dim() == 1 for p in rest["params"])
-    assert len(decay["params"]) + len(rest["params"]) == len(names)
+    matrices, vectors = trainer.model.parameter_groups()
+    assert all(name.endswith("weight") and p.dim() == 2 for name, p in matrices.items())
+    assert all(p.dim() == 1 for p in vectors.values())
+    assert {*matrices, *vectors} == {name for name, _ in trainer.model.named_parameters()}
+    for group, named in ((decay, matrices), (rest, vectors)):
+        (flat,) = group["params"]
+        assert all(np.shares_memory(flat.array, p.array) for p in named.values())
+        assert flat.numel() == sum(p.numel() for p in named.values())
 
 
 def test_the_learning_rate_of_each_step_reaches_the_optimizer(make):
@@ -162,8 +167,7 @@ def test_gradients_are_clipped_unless_told_otherwise(make):
     norms = []
     for trainer in (clipped, free):
         trainer.update()
-        squares = [(p.grad.numpy() ** 2).sum() for p in trainer.model.parameters()]
-        norms.append(math.sqrt(sum(squares)))
+        norms.append(np.linalg.norm(trainer.team.grad.numpy()))
     assert norms[0] == pytest.approx(0.01, rel=1e-3)
     assert norms[1] > 0.1
 

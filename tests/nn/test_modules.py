@@ -262,6 +262,20 @@ def test_module_list():
     same(run)
 
 
+def test_containers_are_two_kinds():
+    def run(t):
+        ms, s = t.nn.ModuleList([t.nn.ReLU(), t.nn.Tanh()]), t.nn.Sequential(t.nn.ReLU())
+        kinds = isinstance(s, t.nn.ModuleList), isinstance(ms, t.nn.Sequential)
+        return *kinds, repr(ms[:1]), repr(s[:1]), repr(s[1:])
+
+    same(run)
+
+
+def test_parameter_of_a_number():
+    with pytest.raises((TypeError, AttributeError), match="float"):  # PyTorch's is the second
+        tensorlib.nn.Parameter(2.0)
+
+
 def test_empty_containers():
     same(lambda t: (len(t.nn.Sequential()), len(t.nn.ModuleList()), t.nn.Sequential()(3)))
 

@@ -1,0 +1,1 @@
+"""Ours beside PyTorch, measured: `python -m benchmarks`. Start with `contest.py`."""

@@ -1,0 +1,171 @@
+"""Several processes share a batch: each computes the gradient of its rows, and they are added up.
+
+This is data parallelism, as PyTorch's DistributedDataParallel has it, on the cores of one machine.
+It takes processes, because between two NumPy calls Python lets only one thread run. The parameters
+lie in memory that all of them see, so an update of the main process is an update for all. And since
+batches and dropout are functions of the step, all that a worker must be told is the step's number.
+
+The same number of processes gives the same bits: gradients are added in the order of the rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import signal
+from collections.abc import Callable, Iterable
+from ctypes import c_float
+from multiprocessing.sharedctypes import RawArray
+from typing import Any
+
+import numpy as np
+
+import tensorlib
+from gpt import machine
+from gpt.config import Stream, TrainConfig
+from gpt.data import Batches, Corpus
+from gpt.model import GPT
+from tensorlib import Tensor, nn
+from tensorlib.nn.utils import parameters_to_vector, vector_to_parameters
+
+
+class Share:
+    """One process's part of the work: some rows of every batch, and any batch of an evaluation."""
+
+    def __init__(self, config: TrainConfig, corpus: Corpus, model: GPT, rows: range) -> None:
+        self.config, self.model, self.rows = config, model, rows
+        self.parameters = [p for named in model.parameter_groups() for p in named.values()]
+        B, T, device = config.batch_size, config.model.block_size, model.device
+        self.batch = Batches(corpus.train, B, T, config.seed, Stream.TRAIN_BATCH, device)
+        self.evaluation = {
+            split: Batches(tokens, B, T, config.seed, Stream.EVALUATION_BATCH, device)
+            for split, tokens in (("train", corpus.train), ("val", corpus.val))
+        }
+
+    def gradient(self, out: np.ndarray, step: int) -> Tensor:
+        """Write to `out`, one after the other, what these rows add to the gradients of the batch's
+        mean loss; return what they add to that loss."""
+        rows = slice(self.rows.start, self.rows.stop)
+        x, y = self.batch(step)
+        dropout = tensorlib.random.counter(self.config.seed, Stream.DROPOUT, step, rows=self.rows)
+        with dropout:
+            _, loss = self.model(x[rows], y[rows])
+        assert loss is not None
+        loss = loss * (len(self.rows) / self.config.batch_size)
+        loss.backward()
+        grads = [p.grad.array.reshape(-1) for p in self.parameters if p.grad is not None]
+        np.concatenate(grads, out=out)
+        for p in self.parameters:
+            p.grad = None
+        return loss.detach()
+
+    def losses(self, split: str, indices: Iterable[int], windows: bool = False) -> list[float]:
+        """The mean loss of each of these batches, or of these windows of the whole split."""
+        batches = self.evaluation[split]
+        choose: Callable = batches.window if windows else batches
+        with self.model.evaluating(), tensorlib.no_grad():
+            return [self.model(*choose(i))[1].item() for i in indices]
+
+
+class Team:
+    """The processes that share a batch; this one does its part as well. One process is a team too.
+
+    The model's parameters become views of one vector, and so do their gradients: what is done to
+    all of them (adding up, clipping, updating) is done to long vectors, not to many small arrays.
+
+    matrices, vectors: the parts of that vector which weight decay concerns, and those that it does
+        not, as leaves for an optimizer.
+    """
+
+    def __init__(self, config: TrainConfig, corpus: Corpus, model: GPT, processes: int) -> None:
+        groups = [list(named.values()) for named in model.parameter_groups()]
+        self.parameters = [p for group in groups for p in group]
+        values = parameters_to_vector(self.parameters)
+        B = config.batch_size
+        bounds = [B * i // processes for i in range(processes + 1)]
+        rows = [range(a, b) for a, b in itertools.pairwise(bounds)]
+        self.workers: list[multiprocessing.connection.Connection] = []
+        self.theirs: list[np.ndarray] = []  # the gradients that the workers compute
+        if processes > 1:
+            shared = RawArray(c_float, values.numel())
+            values = _on(shared).copy_(values)
+            spawn = multiprocessing.get_context("spawn")  # the same on every system
+            for part in rows[1:]:
+                ours, theirs = spawn.Pipe()
+                grad, threads = RawArray(c_float, values.numel()), machine.cores() // processes
+                arguments = (theirs, config, corpus, part, shared, grad, max(threads, 1))
+                spawn.Process(target=_work, args=arguments, daemon=True).start()
+                theirs.close()
+                self.workers.append(ours)
+                self.theirs.append(_on(grad).array)
+        vector_to_parameters(values, self.parameters)
+        self.share = Share(config, corpus, model, rows[0])
+        self.grad = tensorlib.zeros_like(values)
+        length = sum(p.numel() for p in groups[0])
+        self.matrices, self.vectors = nn.Parameter(values[:length]), nn.Parameter(values[length:])
+        self.matrices.grad, self.vectors.grad = self.grad[:length], self.grad[length:]
+
+    def gradient(self, step: int) -> Tensor:
+        """Compute the gradient of the batch of this step; return the batch's loss."""
+        for worker in self.workers:
+            worker.send(("gradient", step))
+        loss = self.share.gradient(self.grad.array, step)
+        for worker, theirs in zip(self.workers, self.theirs):
+            loss = loss + _answer(worker)
+            self.grad += theirs
+        return loss
+
+    def losses(self, split: str, n: int, windows: bool = False) -> list[float]:
+        """The losses of the first n batches, or windows, of a split, shared out in turn."""
+        count = len(self.workers) + 1
+        for i, worker in enumerate(self.workers, 1):
+            worker.send(("losses", split, range(i, n, count), windows))
+        losses = np.empty(n)
+        losses[::count] = self.share.losses(split, range(0, n, count), windows)
+        for i, worker in enumerate(self.workers, 1):
+            losses[i::count] = _answer(worker)
+        return losses.tolist()
+
+
+def _on(memory: Any) -> Tensor:
+    """The float32 numbers in shared memory as a tensor."""
+    return tensorlib.from_numpy(np.frombuffer(memory, np.float32))
+
+
+def _answer(worker: multiprocessing.connection.Connection) -> Any:
+    try:
+        answer = worker.recv()
+    except EOFError:
+        raise RuntimeError("a worker process has died") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _work(
+    main: multiprocessing.connection.Connection,
+    config: TrainConfig,
+    corpus: Corpus,
+    rows: range,
+    shared: Any,
+    grad: Any,
+    threads: int,
+) -> None:
+    """The life of a worker: do what the main process asks, until that one is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+    machine.prepare(threads)
+    share = Share(config, corpus, GPT(config.model), rows)
+    vector_to_parameters(_on(shared), share.parameters)
+    while True:
+        try:
+            task, *arguments = main.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            if task == "gradient":
+                main.send(share.gradient(_on(grad).array, *arguments).item())
+            else:
+                main.send(share.losses(*arguments))
+        except Exception as error:
+            main.send(error)

@@ -1,0 +1,51 @@
+"""Whether the tape records, in this thread: `no_grad` says that it does not."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from contextlib import ContextDecorator
+from typing import Any
+
+
+class _Mode(threading.local):
+    paused = 0  # how many no_grad() are active
+
+
+mode = _Mode()
+
+
+class no_grad(ContextDecorator):  # noqa: N801
+    """Record nothing, in this thread: `with no_grad():`, or `@no_grad()` above a function.
+
+    Above a generator it holds while the generator runs, and not while its caller does.
+    """
+
+    def __enter__(self) -> None:
+        mode.paused += 1
+
+    def __exit__(self, *_exception: Any) -> None:
+        mode.paused -= 1
+
+    def __call__(self, function: Any) -> Any:
+        if not inspect.isgeneratorfunction(function):
+            return super().__call__(function)
+
+        @functools.wraps(function)
+        def steps(*args: Any, **options: Any) -> Any:
+            generator, sent = function(*args, **options), None
+            while True:
+                with self:
+                    try:
+                        value = generator.send(sent)
+                    except StopIteration as end:
+                        return end.value
+                sent = yield value
+
+        return steps
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded in this thread, that is, whether no `no_grad` is active."""
+    return not mode.paused

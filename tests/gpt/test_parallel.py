@@ -1,0 +1,78 @@
+"""A batch shared by several processes is the batch of one."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from gpt import machine
+from gpt.config import TrainConfig
+from gpt.data import Corpus
+from gpt.model import GPT
+from gpt.parallel import Team
+from gpt.run import Run
+from gpt.training import Trainer
+
+
+@pytest.fixture
+def setting(tmp_path, text):
+    corpus = Corpus.from_text("text", text, 8)
+    config = TrainConfig(out=tmp_path / "run", batch_size=5, eval_iters=3)
+    shape = dataclasses.replace(
+        config.model, vocab_size=corpus.tokenizer.vocab_size, block_size=8, n_layer=2, n_head=2,
+        n_embd=8, dropout=0.25,
+    )  # fmt: skip
+    return dataclasses.replace(config, model=shape), corpus
+
+
+@pytest.fixture
+def teams(setting):
+    """A team of one process and one of three, with the same weights."""
+    config, corpus = setting
+    models = [GPT(config.model) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    return [Team(config, corpus, m, n) for m, n in zip(models, (1, 3), strict=True)]
+
+
+def test_gradients_losses_and_dropout_are_those_of_one_process(teams):
+    alone, shared = teams
+    for step in range(3):
+        losses = [team.gradient(step).item() for team in teams]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+        np.testing.assert_allclose(shared.grad.array, alone.grad.array, rtol=1e-4, atol=1e-6)
+    assert shared.losses("val", 4) == pytest.approx(alone.losses("val", 4), rel=1e-6)
+    assert shared.losses("val", 2, windows=True) == alone.losses("val", 2, windows=True)
+
+
+def test_workers_see_every_update(teams):
+    alone, shared = teams
+    before = shared.losses("train", 3)
+    for team in teams:
+        team.matrices.array[...] *= 1.5
+        team.vectors.array[...] += 0.1
+    assert shared.losses("train", 3) == pytest.approx(alone.losses("train", 3), rel=1e-6)
+    assert shared.losses("train", 3) != before
+
+
+def test_the_same_bits_twice(setting):
+    config, corpus = setting
+    weights = []
+    for name in "ab":
+        run = Run.create(dataclasses.replace(config, out=config.out / name))
+        trainer = Trainer(dataclasses.replace(config, processes=2), corpus, run, share_work=True)
+        for _ in range(5):
+            trainer.update()
+        weights.append(trainer.team.matrices.array.copy())
+    np.testing.assert_array_equal(*weights)
+
+
+def test_an_error_of_a_worker_is_told(teams):
+    with pytest.raises(KeyError, match="nothing"):
+        teams[1].losses("nothing", 3)
+
+
+def test_how_many_processes(monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    assert machine.processes(batch_size=64, flops=1e12) == 8
+    assert machine.processes(batch_size=3, flops=1e12) == 3
+    assert machine.processes(batch_size=64, flops=1e6) == 1

@@ -1,0 +1,180 @@
+"""The benchmark measures what it says: the same model, real processes, ratios of what they took.
+
+No test asserts a time.
+"""
+
+import dataclasses
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import tensorlib
+from benchmarks import __main__ as benchmarks
+from benchmarks import contest, limit, pytorch_gpt, report, worker
+from gpt.config import GPTConfig, TrainConfig, UserError
+from gpt.model import GPT
+
+TINY = TrainConfig(
+    batch_size=2, model=GPTConfig(block_size=8, n_layer=2, n_head=2, n_embd=8, dropout=0.1)
+)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """measured(what) runs the benchmark at a tiny size: its Markdown, and the times behind it."""
+    for size in benchmarks.SIZES:
+        monkeypatch.setitem(benchmarks.SIZES, size, TINY)
+    record = []
+
+    def recording(jobs, blocks, seconds):
+        record.append(contest.alternate(jobs, blocks, seconds))
+        return record[-1]
+
+    monkeypatch.setattr(benchmarks, "alternate", recording)
+
+    def measured(what, **options):
+        out = tmp_path / "RESULTS.md"
+        settings = {"size": ("notebook",), "threads": (1,), "blocks": 2, "seconds": 0.0}
+        benchmarks.run(benchmarks.Benchmark(what=what, out=out, **settings | options))
+        return out.read_text(encoding="utf-8"), record
+
+    return measured
+
+
+def rows(text):
+    """The cells of a Markdown text's tables, by row."""
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+
+
+def test_a_training_step_beside_pytorch(measured, monkeypatch, capsys):
+    monkeypatch.delitem(benchmarks.BASELINES, "compile")  # it takes a while
+    text, record = measured("step")
+    assert text.startswith("# Ours beside PyTorch\n")
+    assert f"PyTorch {torch.__version__}" in text
+    assert text.partition("## ")[2].strip() in capsys.readouterr().out
+
+    (times,) = record
+    assert {who: len(t.blocks) for who, t in times.items()} == dict.fromkeys(times, 2)
+    assert set(times) == {"ours", "heads", "sdpa", "numpy"}
+    table = {row[2]: row[3:] for row in rows(text) if row[:2] == ["notebook", "1"]}
+    for who, name in benchmarks.BASELINES.items():
+        ours, theirs = times["ours"].blocks, times[who].blocks
+        expected = [statistics.median(a) / statistics.median(b) for a, b in zip(ours, theirs)]
+        ratio, least, most = map(float, re.findall(r"[\d.]+", table[name][1]))
+        assert ratio == pytest.approx(statistics.median(expected), rel=0.01)
+        assert (least, most) == pytest.approx((min(expected), max(expected)), rel=0.01)
+        middle = statistics.median([step for block in theirs for step in block])
+        assert float(table[name][0]) == pytest.approx(1e3 * middle, rel=0.01)
+
+    step, alone, _, share, causal = (float(cell.strip("%")) for cell in rows(text)[-1][2:])
+    best = sum(map(min, zip(*times["numpy"].blocks)))
+    assert step == pytest.approx(1e3 * times["ours"].median, rel=0.01)
+    assert alone == pytest.approx(1e3 * best, rel=0.01)
+    assert share == pytest.approx(100 * alone / step, abs=1)
+    assert causal <= share
+
+
+@linux
+def test_memory_and_one_operation(measured):
+    measured("memory")
+    text, record = measured("ops", op=("layer_norm",))
+    titles = re.findall("^## (.*)", text, re.MULTILINE)
+    assert titles == ["Operations", "Peak memory of a step"]  # in the order of the benchmark
+    assert [row[0] for row in rows(text)].count("layer_norm") == 2
+    assert not any(times.failure for measurement in record for times in measurement.values())
+    peaks = [times.blocks[0] for measurement in record[:-1] for times in measurement.values()]
+    assert all(0 < peak < 2**32 for (peak,) in peaks)
+
+
+@pytest.mark.slow
+def test_everything(measured):
+    text, record = measured("all", size=("notebook", "video"))
+    assert len(re.findall("^## ", text, re.MULTILINE)) == len(benchmarks.SECTIONS)
+    failures = [t.failure for times in record for who, t in times.items() if who != "compile"]
+    assert set(failures) == {""}
+
+
+def test_a_failure_is_told_and_the_others_go_on():
+    jobs = {
+        "ours": contest.Job("tape", "ours", TINY, 1),
+        "theirs": contest.Job("op", "ours", TINY, 1, "no such operation"),
+    }
+    times = contest.alternate(jobs, blocks=1, seconds=0)
+    assert times["theirs"].failure == "KeyError: 'no such operation'"
+    assert (len(times["ours"].blocks), times["theirs"].blocks) == (1, [])
+    ours, theirs = benchmarks.comparison([], times, {"theirs": "PyTorch"}, str)
+    assert ours[0] == "ours"
+    assert theirs == ["PyTorch", "—", "KeyError: 'no such operation'"]
+
+
+def test_every_operation_is_there_in_both_libraries():
+    assert {*worker.operations(TINY), "adamw"} == {*benchmarks.get_args(benchmarks.Op)}
+
+
+@pytest.mark.parametrize("attention", ["CausalSelfAttention", "MultiHeadAttention"])
+def test_pytorchs_model_is_ours(attention):
+    config = dataclasses.replace(TINY.model, dropout=0.0)
+    ours = GPT(config)
+    theirs = pytorch_gpt.GPT(config, getattr(pytorch_gpt, attention))
+    state = {name: torch.tensor(p.numpy()) for name, p in ours.state_dict().items()}
+    if attention == "MultiHeadAttention":
+        for i in range(config.n_layer):
+            qkv = state.pop(f"h.{i}.attn.c_attn.weight").chunk(3)
+            for name, weight in zip(("query", "key", "value"), qkv):
+                for head, part in enumerate(weight.chunk(config.n_head)):
+                    state[f"h.{i}.attn.heads.{head}.{name}.weight"] = part
+                    state[f"h.{i}.attn.heads.{head}.tril"] = torch.ones(8, 8).tril()
+    theirs.load_state_dict(state)
+    idx = torch.randint(65, (2, 9), generator=torch.Generator().manual_seed(0))
+    x, y = idx[:, :-1], idx[:, 1:]
+    logits, loss = ours(*(tensorlib.from_numpy(i.numpy().copy()) for i in (x, y)))
+    loss.backward()
+    their_loss = theirs(x, y)
+    their_loss.backward()
+    assert loss.item() == pytest.approx(their_loss.item(), rel=1e-6)
+    torch.testing.assert_close(torch.tensor(ours.wte.weight.grad.numpy()), theirs.wte.weight.grad)
+    torch.testing.assert_close(torch.tensor(logits.detach().numpy())[:, -1], theirs.eval()(x))
+    assert sum(p.numel() for p in theirs.parameters()) == ours.num_parameters()
+    assert theirs.generate(x[:, :1], 9).shape == (2, 10)
+
+
+def test_the_matrix_products_are_those_of_the_step():
+    config = dataclasses.replace(benchmarks.SIZES["nanogpt-cpu"], batch_size=3)
+    products = limit.linear_products(config) + limit.attention_products(config)
+    per_token = GPT(config.model).flops_per_token()
+    assert sum(p.flops for p in products) == 3 * config.model.block_size * per_token
+    for slices in (False, True):
+        times = limit.matmul(TINY, 2, slices)(0.0)
+        assert len(times) == len(products)
+        assert min(times) > 0
+
+
+def test_a_section_takes_the_place_of_the_one_it_had(tmp_path):
+    path, titles = tmp_path / "RESULTS.md", ["one", "two", "three"]
+    for title, text in [("three", "c"), ("one", "a"), ("three", "d\n\n| x |")]:
+        report.write(path, titles, title, text)
+    assert path.read_text() == f"{report.HEAD}\n## one\n\na\n\n## three\n\nd\n\n| x |\n"
+
+
+@pytest.mark.parametrize("options", [{"blocks": 0}, {"seconds": -1.0}, {"threads": (10**6,)}])
+def test_values_that_cannot_be_measured(options):
+    with pytest.raises(UserError, match=rf"^{next(iter(options))} is .*, but must be"):
+        benchmarks.Benchmark(**options)
+
+
+def test_a_mistake_ends_in_one_line():
+    command = [sys.executable, "-m", "benchmarks", "--what", "spam"]
+    repository = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch("error: invalid choice 'spam'.*--what.*\n", done.stderr)
