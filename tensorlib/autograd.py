@@ -235,7 +235,7 @@ class _Sum:
 
     Adding in place is safe only in an array that we alone hold. A gradient function may have
     returned the array it was given (`lambda grad: grad`), which others still read; so the first
-    sum makes a new array, unless `_is_fresh` says that the first gradient was new already.
+    sum makes a new array, unless `_is_fresh` says that one of the two gradients was new already.
     """
 
     __slots__ = ("fresh", "value")
@@ -244,9 +244,12 @@ class _Sum:
         self.value = gradient
         self.fresh = fresh
 
-    def add(self, gradient: Any) -> None:
+    def add(self, gradient: Any, fresh: bool) -> None:
         if self.fresh:
             self.value += gradient
+        elif fresh:
+            gradient += self.value
+            self.value, self.fresh = gradient, True
         else:
             self.value, self.fresh = self.value + gradient, True
 
@@ -274,7 +277,7 @@ def _run_backward(
 
     def arrive(key: _Key, gradient: Any, fresh: bool) -> None:
         if (total := pending.get(key)) is not None:
-            total.add(gradient)
+            total.add(gradient, fresh)
             return
         pending[key] = _Sum(gradient, fresh)
         source = key[0]

@@ -353,59 +353,91 @@ def attention(
     scale: float,
     bits: Array | None,
     threshold: int,
-) -> tuple[Array, Array, Array | None]:
+) -> tuple[Array, list]:
     """y = dropout(softmax(q kᵀ · scale + mask)) v.
 
     q (…, L, E), k (…, S, E), v (…, S, D); y (…, L, D). mask: bool (True: may be attended to) or
     added, broadcast to (…, L, S). causal: position i sees the positions up to i. bits: 16-bit
-    integers for dropout, or None. A position that may see nothing yields 0.
-    Returns y, the attention weights before dropout (…, L, S) and the mask of those kept.
+    integers (…, L, S) for dropout, or None. A position that may see nothing yields 0.
+    Returns y, and for backward of each block of rows the attention weights before dropout and
+    which of them were kept.
     Vaswani et al., Attention Is All You Need (2017).
     """
-    scores = np.matmul(q * q.dtype.type(scale), k.swapaxes(-1, -2))  # (…, L, S)
-    if causal:
-        scores += _future(*scores.shape[-2:], scores.dtype)
-    if mask is None:
-        scores -= _peak(scores, -1)
-        weights = np.exp(scores, out=scores)
-        weights /= np.einsum("...s->...", weights)[..., None]
-    else:
-        allowed = mask.dtype == bool
-        scores = np.where(mask, scores, scores.dtype.type(-np.inf)) if allowed else scores + mask
-        weights = _softmax_of_masked(scores, -1)
-    kept, keep = (weights, None) if bits is None else dropout(weights, bits, threshold)
-    return np.matmul(kept, v), weights, keep
+    length, positions = q.shape[-2], k.shape[-2]
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    y = np.empty((*lead, length, v.shape[-1]), q.dtype)
+    saved = []
+    for rows, seen in _blocks(length, positions, causal):
+        scores = np.matmul(q[..., rows, :] * q.dtype.type(scale), k[..., seen, :].swapaxes(-1, -2))
+        if causal:
+            scores += _future(rows.start, *scores.shape[-2:], scores.dtype)
+        if mask is None:
+            scores -= _peak(scores, -1)
+            weights = np.exp(scores, out=scores)
+            weights /= np.einsum("...s->...", weights)[..., None]
+        else:
+            allowed = mask.dtype == bool
+            scores = np.where(mask, scores, -np.inf).astype(q.dtype) if allowed else scores + mask
+            weights = _softmax_of_masked(scores, -1)
+        kept, keep = weights, None
+        if bits is not None:
+            kept, keep = dropout(weights, bits[..., rows, seen], threshold)
+        np.matmul(kept, v[..., seen, :], out=y[..., rows, :])
+        saved.append((weights, keep))
+    return y, saved
 
 
 def attention_backward(
-    dy: Array,
-    q: Array,
-    k: Array,
-    v: Array,
-    weights: Array,
-    keep: Array | None,
-    scale: float,
-    threshold: int,
+    dy: Array, q: Array, k: Array, v: Array, saved: list, causal: bool, scale: float, threshold: int
 ) -> tuple[Array, Array, Array, Array]:
-    """The gradients of q, k, v and of the scores (the mask's, before un-broadcasting)."""
-    kept = weights if keep is None else dropout_backward(weights, keep, threshold)
-    dv = np.matmul(kept.swapaxes(-1, -2), dy)
-    dweights = np.matmul(dy, v.swapaxes(-1, -2))
-    if keep is not None:
-        dweights = dropout_backward(dweights, keep, threshold)
-    dscores = softmax_backward(dweights, weights, -1)
-    scale = q.dtype.type(scale)
-    dq = np.matmul(dscores, k)
+    """The gradients of q, k, v and of a mask that was added (of the scores, if there is one block).
+
+    With kept = dropout(weights): dv = keptᵀ dy, dkept = dy vᵀ; through dropout and softmax to
+    dscores; dq = dscores k · scale, dk = dscoresᵀ q · scale.
+    """
+    length, positions, scale = q.shape[-2], k.shape[-2], q.dtype.type(scale)
+    dq = np.empty((*dy.shape[:-2], length, q.shape[-1]), q.dtype)
+    dk = np.empty((*dy.shape[:-2], positions, k.shape[-1]), q.dtype)
+    dv = np.empty((*dy.shape[:-2], positions, v.shape[-1]), q.dtype)
+    blocks = list(zip(_blocks(length, positions, causal), saved))
+    for (rows, seen), (weights, keep) in reversed(blocks):  # the last block sees most
+        dy_here = dy[..., rows, :]
+        kept = weights if keep is None else dropout_backward(weights, keep, threshold)
+        dv_here = np.matmul(kept.swapaxes(-1, -2), dy_here)
+        dkept = np.matmul(dy_here, v[..., seen, :].swapaxes(-1, -2))
+        dweights = dkept if keep is None else dropout_backward(dkept, keep, threshold)
+        dscores = softmax_backward(dweights, weights, -1)
+        np.matmul(dscores, k[..., seen, :], out=dq[..., rows, :])
+        dk_here = np.matmul(dscores.swapaxes(-1, -2), q[..., rows, :])
+        for total, here in ((dk, dk_here), (dv, dv_here)):
+            if rows.stop < length:
+                total[..., seen, :] += here
+            else:
+                total[..., seen, :], total[..., seen.stop :, :] = here, 0
     dq *= scale
-    dk = np.matmul(dscores.swapaxes(-1, -2), q)
     dk *= scale
     return dq, dk, dv, dscores
 
 
+_ROWS = 64  # of a block of attention weights
+
+
+def _blocks(length: int, positions: int, causal: bool) -> list[tuple[slice, slice]]:
+    """Blocks of rows of the attention weights, each with the positions that it may see.
+
+    All at once, unless what a row may not see is half of a large matrix: then the blocks leave out
+    most of it.
+    """
+    if not causal or length <= 2 * _ROWS:
+        return [(slice(0, length), slice(0, positions))]
+    starts = range(0, length, _ROWS)
+    return [(slice(i, min(i + _ROWS, length)), slice(0, min(i + _ROWS, positions))) for i in starts]
+
+
 @functools.lru_cache(maxsize=16)
-def _future(length: int, positions: int, dtype: np.dtype) -> Array:
-    """−∞ where a position would look at a later one, else 0: (length, positions)."""
-    return np.triu(np.full((length, positions), -np.inf, dtype), k=1)
+def _future(start: int, rows: int, positions: int, dtype: np.dtype) -> Array:
+    """−∞ where row `start`, `start` + 1, … would look at a later position, else 0."""
+    return np.triu(np.full((rows, positions), -np.inf, dtype), k=start + 1)
 
 
 # ---------------------------------------------------------------------------------------- optimizer

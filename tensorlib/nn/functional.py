@@ -340,12 +340,12 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 
 @operation
 def _attention(q, k, v, mask, causal, scale, threshold):
-    size = math.prod(np.broadcast_shapes(q.shape[:-2], k.shape[:-2])) * q.shape[-2] * k.shape[-2]
-    bits = random.dropout_bits(size) if threshold else None
-    y, weights, keep = kernels(q).attention(q, k, v, mask, causal, scale, bits, threshold)
+    shape = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2]), q.shape[-2], k.shape[-2])
+    bits = random.dropout_bits(math.prod(shape)).reshape(shape) if threshold else None
+    y, saved = kernels(q).attention(q, k, v, mask, causal, scale, bits, threshold)
 
     def gradients(grad, needed):
-        return kernels(grad).attention_backward(grad, q, k, v, weights, keep, scale, threshold)
+        return kernels(grad).attention_backward(grad, q, k, v, saved, causal, scale, threshold)
 
     return y, gradients
 

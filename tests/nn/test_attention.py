@@ -210,3 +210,30 @@ def test_dropout_gradients_use_the_mask(causal):
     np.testing.assert_allclose(out.detach().numpy(), expected.detach().numpy(), rtol=1e-10)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("length", "positions"), [(150, 150), (200, 129), (130, 300), (129, 129)])
+def test_long_causal_attention_in_blocks(length, positions):
+    shapes = (2, length, 4), (2, positions, 4), (2, positions, 3)
+    check(attention(is_causal=True), *shapes, finite=False)
+
+
+def test_dropout_in_blocks_is_dropout_of_the_whole():
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((2, 150, 4)) for _ in range(3))
+    with tensorlib.random.counter(1, 2, 3):
+        bits = tensorlib.random.dropout_bits(2 * 150 * 150).reshape(2, 150, 150)
+    kept = torch.from_numpy((bits >= 16384) * (65536 / (65536 - 16384)))
+    theirs = [torch.from_numpy(x).requires_grad_() for x in (q, k, v)]
+    ours = [tensorlib.tensor(x).requires_grad_() for x in (q, k, v)]
+    scores = theirs[0] @ theirs[1].mT / 2
+    future = torch.ones(150, 150).triu(1).bool()
+    expected = (scores.masked_fill(future, -torch.inf).softmax(-1) * kept) @ theirs[2]
+    with tensorlib.random.counter(1, 2, 3):
+        y = attention(is_causal=True, dropout_p=0.25)(tensorlib, *ours)
+    upstream = rng.standard_normal(y.shape)
+    expected.backward(torch.from_numpy(upstream))
+    y.backward(tensorlib.tensor(upstream))
+    np.testing.assert_allclose(y.detach().numpy(), expected.detach().numpy(), rtol=1e-10)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), rtol=1e-9, atol=1e-12)
