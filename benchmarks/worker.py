@@ -195,9 +195,11 @@ def sampling(job: Job) -> Step:
     n = job.config.model.block_size - 1
     if job.who == "ours":
         import tensorlib
+        from gpt import machine
         from gpt.generate import generate
         from gpt.model import GPT
 
+        machine.prepare(threads=machine.cores())
         model, start = GPT(job.config.model), tensorlib.zeros(1, 1, dtype=tensorlib.long)
         return lambda: list(generate(model, start, n, Sampling(), seed=0))
     torch = _torch(job)

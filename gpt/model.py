@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import tensorlib
 from gpt.config import GPTConfig, Sampling
@@ -23,8 +24,9 @@ class KeyValues:
 
     def __init__(self, block_size: int) -> None:
         self.block_size, self.length = block_size, 0
-        self.k: Tensor | None = None  # (B, heads, block_size, C / heads), `length` of them used
-        self.v: Tensor | None = None
+        # (B, heads, block_size, C / heads), `length` of them used; plain arrays, outside any graph
+        self.k: Any = None
+        self.v: Any = None
 
     def __len__(self) -> int:
         return self.length
@@ -33,14 +35,13 @@ class KeyValues:
         """Append the keys and values (B, heads, T, C / heads) of T new positions, and return those
         of all."""
         B, heads, T, C = k.shape
-        if self.k is None or self.v is None:
+        if self.k is None:
             shape = (B, heads, self.block_size, C)
-            self.k = tensorlib.empty(shape, dtype=k.dtype, device=k.device)
-            self.v = tensorlib.empty(shape, dtype=k.dtype, device=k.device)
+            self.k, self.v = (tensorlib.empty(shape, device=k.device).array for _ in range(2))
         start, self.length = self.length, self.length + T
-        self.k[:, :, start : self.length] = k
-        self.v[:, :, start : self.length] = v
-        return self.k[:, :, : self.length], self.v[:, :, : self.length]
+        self.k[:, :, start : self.length] = k.array
+        self.v[:, :, start : self.length] = v.array
+        return Tensor(self.k[:, :, : self.length]), Tensor(self.v[:, :, : self.length])
 
 
 class CausalSelfAttention(nn.Module):

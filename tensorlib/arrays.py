@@ -26,7 +26,10 @@ def is_floating(dtype: np.dtype) -> bool:
 
 def require_floating(name: str, *arrays: Any) -> None:
     """RuntimeError that names the operation unless all arrays have one floating-point dtype."""
-    if all(x is None or x.dtype is DEFAULT_FLOAT for x in arrays):
+    for x in arrays:
+        if x is not None and x.dtype is not DEFAULT_FLOAT:
+            break
+    else:
         return  # the usual case, decided quickly
     dtypes = dict.fromkeys(x.dtype for x in arrays if x is not None)
     if len(dtypes) > 1 or not all(is_floating(dtype) for dtype in dtypes):

@@ -198,9 +198,11 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     p is rounded to 16 bits: t = round(65536 p), and what is kept is scaled by 65536 / (65536 − t).
     Which are dropped follows from `manual_seed`, or inside `random.counter(...)` from its counter.
     """
-    require_floating("dropout", input)
     threshold = _dropout_threshold("dropout", p)
-    return _dropout(input, threshold) if training and threshold else input
+    if not training:
+        return input
+    require_floating("dropout", input)
+    return _dropout(input, threshold) if threshold else input
 
 
 def _dropout_threshold(name: str, p: float) -> int:
@@ -340,8 +342,10 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 
 @operation
 def _attention(q, k, v, mask, causal, scale, threshold):
-    shape = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2]), q.shape[-2], k.shape[-2])
-    bits = random.dropout_bits(math.prod(shape)).reshape(shape) if threshold else None
+    bits = None
+    if threshold:
+        shape = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2]), q.shape[-2], k.shape[-2])
+        bits = random.dropout_bits(math.prod(shape)).reshape(shape)
     y, saved = kernels(q).attention(q, k, v, mask, causal, scale, bits, threshold)
 
     def gradients(grad, needed):
