@@ -119,3 +119,13 @@ int32 = np.dtype("int32")
 int64 = long = np.dtype("int64")
 bool = np.dtype("bool")
 inf = float("inf")
+
+
+def __getattr__(name: str) -> np.dtype:
+    if name != "bfloat16":
+        raise AttributeError(f"tensorlib has no attribute {name!r}")
+    try:
+        import ml_dtypes  # NumPy has no bfloat16 of its own
+    except ImportError:
+        raise AttributeError("bfloat16 is for a GPU, and needs: pip install ml_dtypes") from None
+    return np.dtype(ml_dtypes.bfloat16)

@@ -181,3 +181,17 @@ def test_only_floats_require_gradients():
         check_error(
             RuntimeError, lambda t, d=dtype: t.tensor([1], dtype=getattr(t, d), requires_grad=True)
         )
+
+
+def test_bfloat16_names_what_it_needs():
+    if tensorlib is torch:
+        pytest.skip("PyTorch has it")
+    try:
+        import ml_dtypes
+    except ImportError:
+        with pytest.raises(AttributeError, match="pip install ml_dtypes"):
+            _ = tensorlib.bfloat16
+    else:
+        assert tensorlib.bfloat16 == ml_dtypes.bfloat16
+    with pytest.raises(AttributeError, match="no attribute 'floot'"):
+        _ = tensorlib.floot
