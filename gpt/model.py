@@ -37,7 +37,9 @@ class KeyValues:
         B, heads, T, C = k.shape
         if self.k is None:
             shape = (B, heads, self.block_size, C)
-            self.k, self.v = (tensorlib.empty(shape, device=k.device).array for _ in range(2))
+            self.k, self.v = (
+                tensorlib.empty(shape, dtype=k.dtype, device=k.device).array for _ in range(2)
+            )
         start, self.length = self.length, self.length + T
         self.k[:, :, start : self.length] = k.array
         self.v[:, :, start : self.length] = v.array
@@ -128,8 +130,9 @@ class GPT(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Logits (B, T, V) for tokens `idx` (B, T), and with `targets` (B, T) their mean loss.
 
-        past: from `new_past`, for generating; idx then holds only the tokens that follow those it
-            has seen: any number at first, one at a time afterwards.
+        past: from `new_past`, for generating under no_grad (no gradient flows into it); idx then
+            holds only the tokens that follow those it has seen: any number at first, one at a time
+            afterwards.
         ValueError if the context would be longer than block_size, or several tokens follow a past;
         IndexError for an unknown token.
         """

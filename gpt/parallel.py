@@ -23,11 +23,13 @@ import numpy as np
 
 import tensorlib
 from gpt import machine
-from gpt.config import Stream, TrainConfig
+from gpt.config import Stream, TrainConfig, UserError
 from gpt.data import Batches, Corpus
 from gpt.model import GPT
 from tensorlib import Tensor, nn
 from tensorlib.nn.utils import parameters_to_vector, vector_to_parameters
+
+_DIED = "a worker process has died, perhaps for want of memory; go on with --resume --processes 1"
 
 
 class Share:
@@ -74,6 +76,8 @@ class Team:
     The model's parameters become views of one vector, and so do their gradients: what is done to
     all of them (adding up, clipping, updating) is done to long vectors, not to many small arrays.
 
+    An error of a worker is raised again here; UserError if a worker has died.
+
     matrices, vectors: the parts of that vector which weight decay concerns, and those that it does
         not, as leaves for an optimizer.
     """
@@ -109,7 +113,7 @@ class Team:
     def gradient(self, step: int) -> Tensor:
         """Compute the gradient of the batch of this step; return the batch's loss."""
         for worker in self.workers:
-            worker.send(("gradient", step))
+            _ask(worker, "gradient", step)
         loss = self.share.gradient(self.grad.array, step)
         for worker, theirs in zip(self.workers, self.theirs):
             loss = loss + _answer(worker)
@@ -120,7 +124,7 @@ class Team:
         """The losses of the first n batches, or windows, of a split, shared out in turn."""
         count = len(self.workers) + 1
         for i, worker in enumerate(self.workers, 1):
-            worker.send(("losses", split, range(i, n, count), windows))
+            _ask(worker, "losses", split, range(i, n, count), windows)
         losses = np.empty(n)
         losses[::count] = self.share.losses(split, range(0, n, count), windows)
         for i, worker in enumerate(self.workers, 1):
@@ -133,11 +137,18 @@ def _on(memory: Any) -> Tensor:
     return tensorlib.from_numpy(np.frombuffer(memory, np.float32))
 
 
+def _ask(worker: multiprocessing.connection.Connection, *task: Any) -> None:
+    try:
+        worker.send(task)
+    except ConnectionError:
+        raise UserError(_DIED) from None
+
+
 def _answer(worker: multiprocessing.connection.Connection) -> Any:
     try:
         answer = worker.recv()
-    except EOFError:
-        raise RuntimeError("a worker process has died") from None
+    except (EOFError, ConnectionError):
+        raise UserError(_DIED) from None
     if isinstance(answer, Exception):
         raise answer
     return answer

@@ -193,6 +193,12 @@ def test_clamp(shape):
     check(lambda t, x: t.clamp(x, min=-1, max=0.5), shape)
 
 
+def test_clamp_with_tensors_for_bounds():
+    check(lambda t, x, low: x.clamp(min=low), (3, 4), (4,))
+    check(lambda t, x, high: t.clamp(x, max=high), (3, 4), (3, 1))
+    check(lambda t, x, low, high: x.clamp(low, high + 4), (3, 4), (4,), (4,))
+
+
 def test_clamp_at_and_beyond_its_bounds():
     values = [-1.0, 0.0, 1.0, 2.0, NAN, INF, -INF]
     check(lambda t, x: x.clamp(0, 1), values, finite=False)

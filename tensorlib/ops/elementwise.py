@@ -148,9 +148,10 @@ def _to_the_chosen(not_x, not_y, tie):
 
 
 def clamp(input, min=None, max=None):
-    """Values below `min` raised to it, values above `max` lowered to it; either may be None.
+    """Values below `min` raised to it, values above `max` lowered to it; numbers, tensors or None.
 
-    The gradient passes where the value did not change. RuntimeError if both are None.
+    The gradient passes where the value did not change, and goes to the bound where it did.
+    RuntimeError if both are None.
     """
     if min is None and max is None:
         raise RuntimeError("clamp: give min, max or both")
@@ -161,12 +162,18 @@ def clamp(input, min=None, max=None):
 
 @elementwise
 def _at_least(x, low):
-    return np.maximum(x, low), (lambda grad: np.where(x >= low, grad, 0),)
+    return np.maximum(x, low), (
+        lambda grad: np.where(x >= low, grad, 0),
+        lambda grad: np.where(x < low, grad, 0),
+    )
 
 
 @elementwise
 def _at_most(x, high):
-    return np.minimum(x, high), (lambda grad: np.where(x <= high, grad, 0),)
+    return np.minimum(x, high), (
+        lambda grad: np.where(x <= high, grad, 0),
+        lambda grad: np.where(x > high, grad, 0),
+    )
 
 
 @operation(prepare=lambda condition, x, y: (condition, *promote_arrays(x, y)))

@@ -1,12 +1,13 @@
 """A batch shared by several processes is the batch of one."""
 
 import dataclasses
+import multiprocessing
 
 import numpy as np
 import pytest
 
 from gpt import machine
-from gpt.config import TrainConfig
+from gpt.config import TrainConfig, UserError
 from gpt.data import Corpus
 from gpt.model import GPT
 from gpt.parallel import Team
@@ -69,6 +70,15 @@ def test_the_same_bits_twice(setting):
 def test_an_error_of_a_worker_is_told(teams):
     with pytest.raises(KeyError, match="nothing"):
         teams[1].losses("nothing", 3)
+
+
+def test_a_worker_that_dies_is_told_in_one_line(teams):
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
+    for _ in range(2):  # the first question may still find an open pipe
+        with pytest.raises(UserError, match="a worker process has died"):
+            teams[1].gradient(0)
 
 
 def test_how_many_processes(monkeypatch):
