@@ -13,6 +13,7 @@ import threading
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -21,6 +22,7 @@ import tensorlib
 from gpt.config import Stream, UserError
 from gpt.tokenizer import CharTokenizer
 from tensorlib import Tensor
+from tensorlib.device import device_of, move
 from tensorlib.serialization import write_atomically
 
 TINY_SHAKESPEARE = (
@@ -153,19 +155,19 @@ class Corpus:
 class Batches:
     """`batch(step)` for a split: a pure function of the seed, the stream and the step."""
 
-    tokens: np.ndarray
+    tokens: Any  # (tokens,), an array on the device where the batches shall be
     batch_size: int
     block_size: int
     seed: int
     stream: Stream
-    device: str = "cpu"
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(B, T) tokens from random places, and the (B, T) tokens that follow each."""
         B, T = self.batch_size, self.block_size
         words = tensorlib.random.philox(self.seed, self.stream, step, 0, B)
-        starts = words % np.uint64(len(self.tokens) - T)  # (B,)
-        places = starts[:, None].astype(np.int64) + np.arange(T)  # (B, T)
+        starts = (words % np.uint64(len(self.tokens) - T)).astype(np.int64)  # (B,)
+        starts = move(starts, device_of(self.tokens))  # all that a step copies to a GPU
+        places = starts[:, None] + np.arange(T, like=starts)  # (B, T)
         return self._tensor(places), self._tensor(places + 1)
 
     @property
@@ -181,8 +183,9 @@ class Batches:
     def window(self, i: int) -> tuple[Tensor, Tensor]:
         """Piece i of `windows`: (B, T) tokens, and the (B, T) tokens that follow each."""
         start, end = self.windows[i]
-        places = np.arange(start, end).reshape(-1, min(self.block_size, end - start))  # (B, T)
+        T = min(self.block_size, end - start)
+        places = np.arange(start, end, like=self.tokens).reshape(-1, T)  # (B, T)
         return self._tensor(places), self._tensor(places + 1)
 
-    def _tensor(self, places: np.ndarray) -> Tensor:
-        return tensorlib.from_numpy(self.tokens[places].astype(np.int64)).to(self.device)
+    def _tensor(self, places: Any) -> Tensor:
+        return Tensor(self.tokens[places].astype(np.int64))

@@ -27,6 +27,7 @@ from gpt.config import Stream, TrainConfig, UserError
 from gpt.data import Batches, Corpus
 from gpt.model import GPT
 from tensorlib import Tensor, nn
+from tensorlib.device import move
 from tensorlib.nn.utils import parameters_to_vector, vector_to_parameters
 
 _DIED = "a worker process has died, perhaps for want of memory; go on with --resume --processes 1"
@@ -38,14 +39,15 @@ class Share:
     def __init__(self, config: TrainConfig, corpus: Corpus, model: GPT, rows: range) -> None:
         self.config, self.model, self.rows = config, model, rows
         self.parameters = [p for named in model.parameter_groups() for p in named.values()]
-        B, T, device = config.batch_size, config.model.block_size, model.device
-        self.batch = Batches(corpus.train, B, T, config.seed, Stream.TRAIN_BATCH, device)
+        B, T = config.batch_size, config.model.block_size
+        train, val = (move(tokens, model.device) for tokens in (corpus.train, corpus.val))
+        self.batch = Batches(train, B, T, config.seed, Stream.TRAIN_BATCH)
         self.evaluation = {
-            split: Batches(tokens, B, T, config.seed, Stream.EVALUATION_BATCH, device)
-            for split, tokens in (("train", corpus.train), ("val", corpus.val))
+            split: Batches(tokens, B, T, config.seed, Stream.EVALUATION_BATCH)
+            for split, tokens in (("train", train), ("val", val))
         }
 
-    def gradient(self, out: np.ndarray, step: int) -> Tensor:
+    def gradient(self, out: Any, step: int) -> Tensor:
         """Write to `out`, one after the other, what these rows add to the gradients of the batch's
         mean loss; return what they add to that loss."""
         rows = slice(self.rows.start, self.rows.stop)
@@ -67,7 +69,8 @@ class Share:
         batches = self.evaluation[split]
         choose: Callable = batches.window if windows else batches
         with self.model.evaluating(), tensorlib.no_grad():
-            return [self.model(*choose(i))[1].item() for i in indices]
+            losses = [self.model(*choose(i))[1] for i in indices]
+        return [loss.item() for loss in losses]
 
 
 class Team:

@@ -117,9 +117,9 @@ def promote(*operands: Any) -> Sequence[Any]:
 
 
 def promote_arrays(*operands: Any) -> list[Any]:
-    """`promote` where numbers, too, shall become (0-d) arrays of the common type."""
+    """`promote` where numbers, too, shall become (NumPy's) scalars of the common type."""
     dtype = result_type(*operands)
-    return [np.asarray(x, dtype) if type(x) in _SCALARS else x.astype(dtype) for x in operands]
+    return [dtype.type(x) if type(x) in _SCALARS else x.astype(dtype) for x in operands]
 
 
 def promote_to_float(*operands: Any) -> list[Any]:
@@ -128,6 +128,46 @@ def promote_to_float(*operands: Any) -> list[Any]:
         x.astype(DEFAULT_FLOAT) if hasattr(x, "dtype") and not is_floating(x.dtype) else x
         for x in promote(*operands)
     ]
+
+
+# ------------------------------------------------------------------- where CuPy and NumPy differ
+
+
+def is_writable(x: Any) -> bool:
+    """Whether every element of an array has memory of its own.
+
+    NumPy marks a broadcast view as read-only. CuPy does not: there a stride of 0 gives it away.
+    """
+    return x.flags.writeable if type(x) is np.ndarray else x.base is None or 0 not in x.strides
+
+
+def is_outside(index: Any, length: int) -> bool:
+    """Whether an integer in `index` is not from 0 to `length` − 1.
+
+    Never on a GPU: to see its numbers the host would have to wait for it. There an index that is
+    out of range wraps around.
+    """
+    if not index.size or device_of(index) != "cpu":
+        return False
+    return not 0 <= index.min() <= index.max() < length
+
+
+def peak(x: Any, axes: int | tuple[int, ...]) -> Any:
+    """The largest element along some axes, kept with length 1; −∞ where there is nothing."""
+    if type(x) is np.ndarray:
+        return x.max(axis=axes, keepdims=True, initial=-np.inf)
+    axes = axes if isinstance(axes, tuple) else (axes % x.ndim,)
+    if all(x.shape[axis] for axis in axes):
+        return x.max(axis=axes, keepdims=True)
+    kept = [1 if axis in axes else n for axis, n in enumerate(x.shape)]
+    return np.full_like(x, -np.inf, shape=kept)
+
+
+def vecdot(x: Any, y: Any, axis: int = -1) -> Any:
+    """Σ x y along an axis."""
+    if type(x) is np.ndarray:
+        return np.vecdot(x, y, axis=axis)  # type: ignore[call-overload]
+    return (x * y).sum(axis=axis)
 
 
 # ------------------------------------------------------------------------------------------ sums
@@ -156,7 +196,10 @@ def sum_rows(x: Any) -> Any:
     """The sum of the rows of a matrix (N, C): (C,).
 
     As a product with ones, which is the fastest; in blocks, so that the error does not grow with N.
+    CuPy's own sum is a tree, fast and exact enough.
     """
+    if device_of(x) != "cpu":
+        return x.sum(axis=0)
     n, block = len(x), 512
     ones = _ones(min(n, block), x.dtype)
     if n <= block:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import as_array, unbroadcast
+from .arrays import as_array, is_writable, unbroadcast
+from .device import device_of
 from .grad_mode import mode
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def operation(
             options = {k: _constant(name, k, x) for k, x in options.items()}
         try:
             value, gradients = compute(*(prepare(*arrays) if prepare else arrays), **options)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise _explained(error, name, arrays) from error
         many = type(value) is tuple
         node = None
@@ -162,8 +163,17 @@ def _constant(name: str, option: str, value: Any) -> Any:
     return value.array
 
 
-def _explained(error: ValueError, name: str, arrays: list) -> Exception:
-    """NumPy's complaint about shapes as the exception that PyTorch raises, with the shapes."""
+def _explained(error: Exception, name: str, arrays: list) -> Exception:
+    """NumPy's complaint about shapes, or CuPy's about an array elsewhere, as the exception that
+    PyTorch raises; any other TypeError as it is."""
+    devices = sorted({device_of(x) for x in arrays if hasattr(x, "shape")})
+    if len(devices) > 1:
+        return RuntimeError(
+            f"{name}: a tensor is on device {devices[0]!r} and another on {devices[1]!r}; "
+            "move one with .to(device)"
+        )
+    if not isinstance(error, ValueError):
+        return error
     kind = IndexError if isinstance(error, IndexError) else RuntimeError
     shapes = ", ".join(str(tuple(x.shape)) for x in arrays if hasattr(x, "shape"))
     return kind(f"{name} of shapes {shapes}: {error}")
@@ -333,7 +343,7 @@ def _input_gradients(node: Node, arrived: list, useful: set | None) -> Iterator[
 def _is_fresh(result: Any, arrived: list) -> bool:
     """Whether a gradient is new memory, which nobody else can see, and not one of those that
     arrived, or a view of one."""
-    if result.base is not None and not result.flags.writeable:
+    if result.base is not None and not is_writable(result):
         return False  # a broadcast view: its elements share memory with each other
     owner = _owner(result)
     for gradient in arrived:
@@ -353,6 +363,11 @@ def _starting_gradient(tensor: TensorBase, gradient: TensorBase | None) -> Any:
                 f"{array.shape} pass gradient=, of that shape"
             )
         return np.ones_like(array)
+    if device_of(gradient.array) != device_of(array):
+        raise RuntimeError(
+            f"backward: the gradient is on device {device_of(gradient.array)!r}, the tensor on "
+            f"{device_of(array)!r}"
+        )
     if gradient.array.shape != array.shape:
         raise RuntimeError(
             f"backward: gradient has shape {gradient.array.shape}, the tensor {array.shape}"

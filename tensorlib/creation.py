@@ -34,12 +34,12 @@ def _wrap(array: Any, device: str = "cpu", requires_grad: bool = False) -> Tenso
 
 
 def tensor(
-    data: Any, dtype: Any = None, device: str = "cpu", requires_grad: bool = False
+    data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor with a copy of `data`: a number, nested lists, a NumPy array or a tensor.
 
-    Python floats become float32, integers int64; an array keeps its dtype. ValueError for lists
-    of unequal lengths.
+    Python floats become float32, integers int64; an array keeps its dtype, and unless `device`
+    names another, its device. ValueError for lists of unequal lengths.
     """
     if isinstance(data, Tensor):
         data = data.array
@@ -50,7 +50,8 @@ def tensor(
         raise TypeError(f"a tensor holds numbers, not {type(data).__name__} of {array.dtype}")
     if dtype is None and not hasattr(data, "dtype") and array.dtype == np.float64:
         dtype = DEFAULT_FLOAT
-    return _wrap(array if dtype is None else array.astype(dtype), device, requires_grad)
+    array = array if dtype is None else array.astype(dtype)
+    return _wrap(array, device or device_of(array), requires_grad)
 
 
 def _without_tensors(data: Any) -> Any:
@@ -130,7 +131,7 @@ def arange(
         dtype = np.int64 if whole else DEFAULT_FLOAT
     count = int(np.ceil((end - start) / step))
     exact = np.int64 if np.dtype(dtype).kind == "i" and float(step).is_integer() else np.float64
-    return _wrap((start + step * np.arange(count, dtype=exact)).astype(dtype), device)
+    return Tensor((start + step * library(device).arange(count, dtype=exact)).astype(dtype))
 
 
 def linspace(

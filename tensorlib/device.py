@@ -6,6 +6,7 @@ global switch exists. This is the only file that imports CuPy, and only when a G
 
 from __future__ import annotations
 
+import functools
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -40,20 +41,61 @@ def move(array: Any, device: str) -> Any:
     return _cupy().asarray(array) if target == "cuda" else array.get()
 
 
+_INSTALL = "pip install -e '.[gpu]' (CUDA 13) or '.[gpu12]' (CUDA 12)"
+
+
+@functools.cache  # which keeps no failure
 def _cupy() -> ModuleType:
     try:
         import cupy
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise _broken(error) from None
         raise RuntimeError(
-            "no GPU support: CuPy is not installed; "
-            "run pip install -e '.[gpu]' (CUDA 13) or '.[gpu12]' (CUDA 12), or use device 'cpu'"
+            f"no GPU support: CuPy is not installed; run {_INSTALL}, or use device 'cpu'"
         ) from None
+    except (ImportError, OSError, RuntimeError) as error:
+        raise _broken(error) from None
     if not cupy.cuda.is_available():
         raise RuntimeError(
             "no GPU found: CuPy is installed, but no CUDA driver or device answers; "
             "check nvidia-smi, or use device 'cpu'"
         )
     return cupy
+
+
+def check(device: str) -> None:
+    """RuntimeError, in one line that names the remedy, unless `device` computes as it should.
+
+    A CuPy that was made for another version of CUDA can be imported and finds the GPU; it is the
+    first kernel, or the first product of matrices, that fails.
+    """
+    xp = library(device)
+    try:
+        x = xp.ones((2, 2), np.float32)
+        works = float((x @ x + x).sum()) == 12
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever CUDA or its compiler has to say
+        raise _broken(error) from None
+    if not works:
+        raise RuntimeError("the GPU computes wrong results; use device 'cpu'")
+
+
+def _broken(error: Exception) -> RuntimeError:
+    reason = " ".join(str(error).split())
+    return RuntimeError(
+        f"CuPy is installed, but cannot compute ({reason:.200}); it must fit the driver, which "
+        f"nvidia-smi names: pip uninstall it, then {_INSTALL}, or use device 'cpu'"
+    )
+
+
+def out_of_memory(error: MemoryError) -> str:
+    """What is to be said of a MemoryError: on a GPU how much was asked for, how much is free."""
+    if not type(error).__module__.startswith("cupy"):
+        return "out of memory"
+    free, total = (f"{n / 1e9:.1f} GB" for n in _cupy().cuda.Device().mem_info)
+    return f"{str(error).rstrip('.')} on the GPU, of whose {total} now {free} are free"
 
 
 def _is_available() -> bool:
@@ -64,4 +106,9 @@ def _is_available() -> bool:
     return True
 
 
-cuda = SimpleNamespace(is_available=_is_available)  # the `torch.cuda.is_available()` of the video
+def _synchronize() -> None:
+    _cupy().cuda.Device().synchronize()
+
+
+# `torch.cuda`: what the video asks, and waiting until the GPU has done all that it was asked to
+cuda = SimpleNamespace(is_available=_is_available, synchronize=_synchronize)

@@ -5,7 +5,8 @@ numbers PyTorch gives on the CPU, and use up its stream at the same pace, so the
 sees the script's numbers. The second half has no state: `philox` turns (seed, stream, step, draw)
 into bits, so training can be resumed, split or moved to a GPU and still draw the same.
 
-It must not know tensors or devices: NumPy arrays come out, and `ops`, `nn` and `gpt` wrap them.
+It must not know tensors: arrays come out, and `ops`, `nn` and `gpt` wrap them. All are NumPy's but
+the bits for dropout, which are made where they are needed.
 """
 
 import itertools
@@ -16,6 +17,8 @@ import threading
 from contextlib import contextmanager
 
 import numpy as np
+
+from . import philox as array_philox
 
 # --- A state that advances ------------------------------------------------------------------------
 
@@ -337,13 +340,22 @@ def next_draw():
     return seed, stream, step, next(draws)
 
 
-def dropout_bits(n):
-    """n random 16-bit integers for dropout, of the next draw: uint16 (n,).
+def dropout_bits(n, device="cpu"):
+    """n random 16-bit integers for dropout, of the next draw: uint16 (n,), on the device.
 
     Element i is bits 16 * (i % 4) and up of word i // 4 (little-endian), on any machine; where a
     `counter` names rows, element 0 of theirs is not element 0 of the batch.
     """
     first = n // len(_here.rows) * _here.rows.start
     word, skipped = divmod(first, 4)
-    words = philox(*next_draw(), -(-(skipped + n) // 4), word)
+    count = -(-(skipped + n) // 4)
+    if device == "cpu":
+        words = philox(*next_draw(), count, word)
+    else:
+        seed, stream, step, draw = next_draw()
+        block, before = divmod(word, 4)
+        skipped += 4 * before
+        blocks = -(-(before + count) // 4)
+        words = array_philox.philox((seed, stream), (block, draw, step), blocks, device)
+        words = words.reshape(-1)
     return words.astype("<u8", copy=False).view("<u2")[skipped : skipped + n]

@@ -290,7 +290,7 @@ class Tensor(autograd.TensorBase):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         value = self._writable_with(value)
-        *before, last = ops.plain_index(index)
+        *before, last = ops.plain_index(index, self.device)
         target = self.array
         for step in before:
             target = target[step]
@@ -315,8 +315,8 @@ class Tensor(autograd.TensorBase):
     add_, sub_, mul_, div_ = __iadd__, __isub__, __imul__, __itruediv__
 
     def copy_(self, source: Any) -> Tensor:
-        """Copy the values of `source`, broadcast and cast, into this tensor."""
-        self[...] = source
+        """Copy the values of `source`, broadcast and cast, into this tensor; from any device."""
+        self[...] = source.to(self.device) if isinstance(source, Tensor) else source
         return self
 
     def fill_(self, value: Any) -> Tensor:

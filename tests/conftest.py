@@ -2,10 +2,16 @@
 
 `HYPOTHESIS_PROFILE=explore python -m pytest tests/test_properties.py` looks for new
 counterexamples; the default draws the same programs every time.
+
+`python -m pytest --device cuda` computes on a GPU what `harness.check` checks, and what asks for
+the fixture `device`; `--device cuda-emulated` does so on `cuda/fake_cupy.py`, without a GPU.
 """
 
 import os
 
+import fake_cupy
+import harness
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -15,3 +21,23 @@ quiet = {"deadline": None, "database": None, "suppress_health_check": [HealthChe
 settings.register_profile("default", derandomize=True, max_examples=150, **quiet)
 settings.register_profile("explore", max_examples=2000, **quiet)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_addoption(parser):
+    devices = ("cpu", "cuda", "cuda-emulated")
+    parser.addoption("--device", choices=devices, default="cpu", help="where tensorlib computes")
+
+
+def pytest_configure(config):
+    name = config.getoption("--device")
+    if name == "cuda-emulated":
+        fake_cupy.install()
+    harness.device = name.removesuffix("-emulated")
+
+
+def pytest_collection_modifyitems(config, items):
+    if harness.device != "cpu":
+        skip = pytest.mark.skip(reason="this is about the CPU, and the tests run on a GPU")
+        for item in items:
+            if item.get_closest_marker("cpu"):
+                item.add_marker(skip)

@@ -19,7 +19,8 @@ In float64 the gradient along a random direction must also be the slope that fin
 (`finite=False` where there is none: kinks, ties, infinities).
 
 `TENSORLIB=torch python -m pytest` lets PyTorch play both sides: a case that fails then is a wrong
-case.
+case. `python -m pytest --device cuda` has tensorlib compute on a GPU, and `--device cuda-emulated`
+on the stand-in for one (`conftest.py`).
 """
 
 import importlib
@@ -29,6 +30,10 @@ import os
 import numpy as np
 import pytest
 import torch
+
+from tensorlib.arrays import is_writable
+
+device = "cpu"  # where tensorlib computes; conftest.py sets it
 
 tensorlib = importlib.import_module(os.environ.get("TENSORLIB", "tensorlib"))
 
@@ -115,9 +120,21 @@ def strided(array):
 
 
 def leaf(t, array, requires_grad):
-    """A tensor of library `t` on the memory of `array`."""
+    """A tensor of library `t` on the memory of `array`, or on a copy where ours has a device."""
     tensor = t.from_numpy(np.asarray(array))
+    if device != "cpu" and t is tensorlib:
+        tensor = on_device(array)
     return tensor.requires_grad_() if requires_grad else tensor
+
+
+def on_device(array):
+    """A tensor with the values of `array`, strided if that is."""
+    tensor = tensorlib.tensor(array, device=device)
+    if array.flags.forc:
+        return tensor
+    storage = tensorlib.empty(*array.shape[::-1], 2, dtype=tensor.dtype, device=device)
+    view = tensorlib.Tensor(storage.array[..., 0].T)
+    return view.copy_(tensor)
 
 
 # ---- PyTorch as the oracle -----------------------------------------------------------------------
@@ -142,41 +159,41 @@ def run(t, fn, arrays, layout, wanted, seed, where):
     before = [array.tobytes() for array in arrays]
     tensors = [leaf(t, array, wants) for array, wants in zip(arrays, wanted, strict=True)]
     outputs = flatten(fn(t, *tensors))
-    values = [to_array(output) for output in outputs]
+    values = [memory(output) for output in outputs]
     # Copies: a gradient is compared with the output as it was before backward.
-    result = {"outputs": [np.array(v) if isinstance(v, np.ndarray) else v for v in values]}
+    results = [to_array(output) for output in outputs]
+    result = {"outputs": [np.array(v) if isinstance(v, np.ndarray) else v for v in results]}
     result["requires_grad"] = [getattr(output, "requires_grad", None) for output in outputs]
     result["shares_memory"] = [
-        [isinstance(value, np.ndarray) and np.may_share_memory(value, array) for array in arrays]
-        for value in values
+        [value is not None and share_memory(value, memory(x)) for x in tensors] for value in values
     ]
 
     upstream = backward(t, outputs, seed)
     gradients = [tensor.grad for tensor in tensors]
     result["gradients"] = [None if g is None else to_array(g) for g in gradients]
 
-    for i, (array, bytes_before) in enumerate(zip(arrays, before, strict=True)):
-        assert array.tobytes() == bytes_before, f"input {i} was changed ({where})"
-    for i, gradient in enumerate(result["gradients"] if t is not torch else []):
-        others = [*arrays, *values, *upstream, *result["gradients"][:i]]
-        assert_own(gradient, others, f"gradient {i} ({where})")
+    for i, (tensor, bytes_before) in enumerate(zip(tensors, before, strict=True)):
+        assert to_array(tensor).tobytes() == bytes_before, f"input {i} was changed ({where})"
+    for i, gradient in enumerate(gradients if t is not torch else []):
+        others = [*map(memory, tensors), *values, *upstream, *map(memory, gradients[:i])]
+        assert_own(memory(gradient), others, f"gradient {i} ({where})")
     return result
 
 
 def backward(t, outputs, seed, **options):
-    """Send a random gradient into every output that takes one; return those gradients."""
+    """Send a random gradient into every output that takes one; return those gradients' memory."""
     rng = np.random.default_rng(seed + 1)
     outputs = [output for output in outputs if getattr(output, "requires_grad", False)]
-    upstream = [random_like(output, rng) for output in outputs]
-    before = [gradient.tobytes() for gradient in upstream]
+    upstream = [leaf(t, random_like(output, rng), False) for output in outputs]
+    before = [to_array(gradient).tobytes() for gradient in upstream]
     if len(outputs) == 1:
-        outputs[0].backward(t.from_numpy(upstream[0]), **options)
+        outputs[0].backward(upstream[0], **options)
     elif outputs:
-        losses = [(y * t.from_numpy(g)).sum() for y, g in zip(outputs, upstream, strict=True)]
+        losses = [(y * g).sum() for y, g in zip(outputs, upstream, strict=True)]
         sum(losses[1:], losses[0]).backward(**options)
     for gradient, bytes_before in zip(upstream, before, strict=True):
-        assert gradient.tobytes() == bytes_before, "backward changed the upstream gradient"
-    return upstream
+        assert to_array(gradient).tobytes() == bytes_before, "upstream gradient changed"
+    return [memory(gradient) for gradient in upstream]
 
 
 def random_like(output, rng):
@@ -194,11 +211,22 @@ def flatten(output):
 def to_array(output):
     """A tensor as an array; other things (numbers, sizes, dtypes) stay plain."""
     if hasattr(output, "requires_grad"):
-        return output.detach().numpy()
+        return output.detach().cpu().numpy()
     if isinstance(output, tuple):
         return tuple(output)
     plain = isinstance(output, (bool, int, float, str, list))
     return output if plain else str(output).split(".")[-1]
+
+
+def memory(output):
+    """The array in which a tensor's numbers are, on its device; None for anything else."""
+    if not hasattr(output, "requires_grad"):
+        return None
+    return output.array if isinstance(output, tensorlib.Tensor) else output.detach().numpy()
+
+
+def share_memory(x, y):
+    return bool(np.may_share_memory(x, y))
 
 
 def assert_same(our, their, precisions, what):
@@ -222,9 +250,9 @@ def assert_same(our, their, precisions, what):
 def assert_own(gradient, others, what):
     """Nobody else sees this array, and whoever owns it may write to it."""
     if gradient is not None:
-        assert gradient.flags.writeable, f"{what} is read-only"
+        assert is_writable(gradient), f"{what} is read-only"
         for other in others:
-            shared = isinstance(other, np.ndarray) and np.may_share_memory(gradient, other)
+            shared = other is not None and share_memory(gradient, other)
             assert not shared, f"{what} shares memory with another array"
 
 
@@ -259,8 +287,8 @@ def check_changed_in_place(fn, arrays, floats, seed, library, where):
     for k in range(len(tensors) + len(outputs)):
         tensors, outputs = forward(library, fn, arrays, floats)
         changed = [*tensors, *outputs][k]
-        value = to_array(changed)
-        if not isinstance(value, np.ndarray) or not value.flags.writeable:
+        value = memory(changed)
+        if value is None or not is_writable(value):
             continue
         with library.no_grad():
             changed.fill_(0)
@@ -296,7 +324,7 @@ def check_slope(fn, values, seed, library, step=1e-5):
     tensors = [leaf(library, np.array(v), f) for v, f in zip(values, floats, strict=True)]
     outputs = flatten(fn(library, *tensors))
     differentiable = [i for i, y in enumerate(outputs) if getattr(y, "requires_grad", False)]
-    upstream = backward(library, outputs, seed)
+    upstream = [to_array(library.Tensor(g)) for g in backward(library, outputs, seed)]
     slope = (projected(step) - projected(-step)) / (2 * step)
     along = [
         float((to_array(tensor.grad) * direction).sum())

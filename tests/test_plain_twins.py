@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
-from harness import as_values, contiguous, integers, leaf, mask, strided
+from harness import as_values, contiguous, integers, leaf, mask, strided, to_array
 
 import tensorlib
 from tensorlib.nn import functional, plain
@@ -75,8 +75,8 @@ def run(function, case, dtype, layout):
     leaves = [leaf(tensorlib, v, v.dtype.kind == "f") for v in values]
     out = function(*leaves, **options)
     upstream = np.asarray(rng.standard_normal(out.shape), dtype)
-    out.backward(tensorlib.from_numpy(upstream))
-    return [a.detach().numpy() for a in (out, *(x.grad for x in leaves if x.requires_grad))]
+    out.backward(leaf(tensorlib, upstream, False))
+    return [to_array(a) for a in (out, *(x.grad for x in leaves if x.requires_grad))]
 
 
 @pytest.mark.parametrize("layout", [contiguous, strided])

@@ -4,15 +4,23 @@ Every module has the same functions with the same signatures. They take and retu
 know no tape, and give the same bits for the same inputs.
 """
 
+import importlib
 from types import ModuleType
 from typing import Any
 
 from ..device import device_of
 from . import cpu
 
+_gpu: ModuleType = cpu  # its array code runs on a GPU as well, by NumPy's protocols
+
 
 def kernels(array: Any) -> ModuleType:
     """The kernels for the machine on which `array` lives."""
-    if device_of(array) == "cpu":
-        return cpu
-    raise RuntimeError("there are no GPU kernels yet: use device 'cpu'")
+    return cpu if _gpu is cpu or device_of(array) == "cpu" else _gpu
+
+
+def use_fused(on: bool = True) -> None:
+    """Whether arrays on a GPU get the fused kernels in CUDA C++ (`gpu.py`) instead of plain array
+    operations. RuntimeError, with the remedy, if there is no GPU."""
+    global _gpu
+    _gpu = importlib.import_module(".gpu", __package__) if on else cpu

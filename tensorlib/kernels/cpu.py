@@ -1,5 +1,8 @@
 """The fused operations in NumPy: forward and, right below it, backward.
 
+They run on CuPy's arrays as well (NumPy's functions hand them over), which is the plain path of a
+GPU and what its own kernels are compared with.
+
 A kernel takes and returns plain arrays. In the forward pass y was computed from x, so the backward
 kernel gets dy, the gradient of y, with what the forward pass saved, and returns dx. Matrices of
 rows are written (N, C): whatever comes before the last dimension is one row after the other.
@@ -13,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import sum_rows
+from ..arrays import is_outside, peak, sum_rows, vecdot
+from ..device import device_of, library
 from .erf import erf
 
 Array = Any
@@ -23,7 +27,7 @@ Array = Any
 
 def softmax(x: Array, axis: int) -> Array:
     """y = eˣ / Σ eˣ along `axis`; the peak is subtracted first, so that exp cannot overflow."""
-    y = np.subtract(x, _peak(x, axis), out=np.empty_like(x))
+    y = np.subtract(x, peak(x, axis), out=np.empty_like(x))
     np.exp(y, out=y)
     y /= y.sum(axis=axis, keepdims=True)
     return y
@@ -33,14 +37,14 @@ def softmax_backward(dy: Array, y: Array, axis: int) -> Array:
     """dx = y (dy − Σ y dy)."""
     if y.ndim == 0:
         return np.zeros_like(y)  # the softmax of a single number is 1, whatever the number
-    dx = dy - np.expand_dims(np.vecdot(y, dy, axis=axis), axis)  # type: ignore[call-overload]
+    dx = dy - np.expand_dims(vecdot(y, dy, axis), axis)
     dx *= y
     return dx
 
 
 def log_softmax(x: Array, axis: int) -> Array:
     """y = x − log Σ eˣ along `axis`."""
-    y = np.subtract(x, _peak(x, axis), out=np.empty_like(x))
+    y = np.subtract(x, peak(x, axis), out=np.empty_like(x))
     y -= np.log(np.exp(y).sum(axis=axis, keepdims=True))
     return y
 
@@ -58,16 +62,12 @@ def masked_softmax(x: Array, mask: Array, axis: int) -> Array:
 
 def _softmax_of_masked(x: Array, axis: int) -> Array:
     """Softmax, in place, of numbers that may be −∞, a whole row of them too: that becomes 0."""
-    peak = _peak(x, axis)
-    x -= np.where(peak == -np.inf, 0, peak)
+    highest = peak(x, axis)
+    x -= np.where(highest == -np.inf, 0, highest)
     np.exp(x, out=x)
     total = x.sum(axis=axis, keepdims=True)
     x /= np.where(total == 0, 1, total)
     return x
-
-
-def _peak(x: Array, axis: int) -> Array:
-    return x.max(axis=axis, keepdims=True, initial=-np.inf)
 
 
 # -------------------------------------------------------------------------------------- activations
@@ -108,8 +108,11 @@ def _tanh_cdf(x: Array) -> tuple[Array, Array]:
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """y = x Wᵀ + b. x (…, in), weight (out, in), bias (out,) or None; y (…, out)."""
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    # With a single row, as in sampling, the weight is all that is read, and vecdot reads fastest.
-    y = np.vecdot(weight, rows)[None] if len(rows) == 1 else np.matmul(rows, weight.T)
+    if len(rows) == 1 and device_of(x) == "cpu":
+        # As in sampling: the weight is all that is read, and vecdot reads fastest.
+        y = vecdot(weight, rows)[None]
+    else:
+        y = np.matmul(rows, weight.T)
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], weight.shape[0])
@@ -131,9 +134,9 @@ def linear_backward(
 def embedding(index: Array, weight: Array) -> Array:
     """y[...] = weight[index[...]]. index any shape of integers, weight (V, C); y (…, C).
 
-    IndexError for an index outside 0 … V − 1.
+    IndexError for an index outside 0 … V − 1; on a GPU it wraps around.
     """
-    if index.size and not 0 <= index.min() <= index.max() < len(weight):
+    if is_outside(index, len(weight)):
         wrong = index.min() if index.min() < 0 else index.max()
         raise IndexError(f"embedding: index {wrong} is out of range for {len(weight)} rows")
     return weight[index]
@@ -143,16 +146,23 @@ def embedding_backward(dy: Array, index: Array, rows: int) -> Array:
     """dW[v] = Σ of the dy whose index is v. dy (…, C); dW (rows, C).
 
     With few rows as a product with the one-hot matrix, which is fastest; else the gradients are
-    sorted by index and summed run by run, since `np.add.at` is slower than both.
+    sorted by index and summed run by run, since `np.add.at` is slower than both, and on a GPU adds
+    in no fixed order. There a run's sum is the difference of two running sums, in float64: how many
+    runs there are, the host does not know.
     """
     index, dy = index.reshape(-1), dy.reshape(index.size, dy.shape[-1])
     if rows <= 256:
-        one_hot = np.zeros((rows, index.size), dy.dtype)
-        one_hot[index, np.arange(index.size)] = 1
+        one_hot = np.zeros_like(dy, shape=(rows, index.size))
+        one_hot[index, np.arange(index.size, like=index)] = 1
         return np.matmul(one_hot, dy)
+    order = np.argsort(index, kind="stable")
+    if device_of(dy) != "cpu":
+        sums = np.zeros_like(dy, np.float64, shape=(index.size + 1, dy.shape[-1]))
+        sums[1:] = np.cumsum(dy[order], axis=0, dtype=np.float64)
+        ends = np.searchsorted(index[order], np.arange(rows + 1, like=index))
+        return (sums[ends[1:]] - sums[ends[:-1]]).astype(dy.dtype)
     dw = np.zeros((rows, dy.shape[-1]), dy.dtype)
     if index.size:
-        order = np.argsort(index, kind="stable")
         present, starts = np.unique(index[order], return_index=True)
         dw[present] = np.add.reduceat(dy[order], starts, axis=0)
     return dw
@@ -230,7 +240,7 @@ def _row_means(x: Array) -> Array:
 
 def _mean_of_product(a: Array, b: Array) -> Array:
     """The mean of a · b along each row, without the product as an array: (N, 1)."""
-    means = np.vecdot(a, b)[:, None]
+    means = vecdot(a, b)[:, None]
     means /= a.shape[1]
     return means
 
@@ -265,14 +275,14 @@ def cross_entropy(
     t is 1 − smoothing at the target plus smoothing / C everywhere. logits (N, C), targets (N,) in
     0 … C − 1, ignored (N,) bool. Returns the losses (N,), and for backward the softmax (N, C).
     """
-    shifted = logits - _peak(logits, 1)
-    losses = -(1 - smoothing) * shifted[np.arange(len(logits)), targets]
+    shifted = logits - peak(logits, 1)
+    losses = -(1 - smoothing) * shifted[np.arange(len(logits), like=logits), targets]
     if smoothing:
         losses -= smoothing * shifted.mean(axis=1)
     shares = np.exp(shifted, out=shifted)
     total = shares.sum(axis=1)
     losses += np.log(total)
-    losses[ignored] = 0
+    losses = np.where(ignored, 0, losses)
     shares /= total[:, None]
     return losses, shares
 
@@ -282,7 +292,7 @@ def cross_entropy_backward(
 ) -> Array:
     """dlogits = (softmax − t) dloss, 0 in a row that is ignored."""
     dlogits = shares.copy()
-    dlogits[np.arange(len(shares)), targets] -= 1 - smoothing
+    dlogits[np.arange(len(shares), like=shares), targets] -= 1 - smoothing
     if smoothing:
         dlogits -= smoothing / shares.shape[1]
     dlogits *= np.where(ignored, 0, dlosses)[:, None]
@@ -315,14 +325,14 @@ def attention(
     lead = q.shape[:-2]
     if not lead == k.shape[:-2] == v.shape[:-2]:
         lead = np.broadcast_shapes(lead, k.shape[:-2], v.shape[:-2])
-    y = np.empty((*lead, length, v.shape[-1]), q.dtype)
+    y = np.empty_like(q, shape=(*lead, length, v.shape[-1]))
     saved = []
-    for rows, seen in _blocks(length, positions, causal):
+    for rows, seen in _blocks(length, positions, causal, device_of(q)):
         scores = np.matmul(q[..., rows, :] * q.dtype.type(scale), k[..., seen, :].swapaxes(-1, -2))
         if causal:
-            scores += _future(rows.start, *scores.shape[-2:], scores.dtype)
+            scores += _future(rows.start, *scores.shape[-2:], scores.dtype, device_of(q))
         if mask is None:
-            scores -= _peak(scores, -1)
+            scores -= peak(scores, -1)
             weights = np.exp(scores, out=scores)
             weights /= np.einsum("...s->...", weights)[..., None]
         else:
@@ -346,10 +356,10 @@ def attention_backward(
     dscores; dq = dscores k · scale, dk = dscoresᵀ q · scale.
     """
     length, positions, scale = q.shape[-2], k.shape[-2], q.dtype.type(scale)
-    dq = np.empty((*dy.shape[:-2], length, q.shape[-1]), q.dtype)
-    dk = np.empty((*dy.shape[:-2], positions, k.shape[-1]), q.dtype)
-    dv = np.empty((*dy.shape[:-2], positions, v.shape[-1]), q.dtype)
-    blocks = list(zip(_blocks(length, positions, causal), saved))
+    dq = np.empty_like(q, shape=(*dy.shape[:-2], length, q.shape[-1]))
+    dk = np.empty_like(q, shape=(*dy.shape[:-2], positions, k.shape[-1]))
+    dv = np.empty_like(q, shape=(*dy.shape[:-2], positions, v.shape[-1]))
+    blocks = list(zip(_blocks(length, positions, causal, device_of(q)), saved))
     for (rows, seen), (weights, keep) in reversed(blocks):  # the last block sees most
         dy_here = dy[..., rows, :]
         kept = weights if keep is None else dropout_backward(weights, keep, threshold)
@@ -372,22 +382,22 @@ def attention_backward(
 _ROWS = 64  # of a block of attention weights
 
 
-def _blocks(length: int, positions: int, causal: bool) -> list[tuple[slice, slice]]:
+def _blocks(length: int, positions: int, causal: bool, device: str) -> list[tuple[slice, slice]]:
     """Blocks of rows of the attention weights, each with the positions that it may see.
 
     All at once, unless what a row may not see is half of a large matrix: then the blocks leave out
-    most of it.
+    most of it. On a GPU it is the number of operations that counts.
     """
-    if not causal or length <= 2 * _ROWS:
+    if not causal or length <= 2 * _ROWS or device != "cpu":
         return [(slice(0, length), slice(0, positions))]
     starts = range(0, length, _ROWS)
     return [(slice(i, min(i + _ROWS, length)), slice(0, min(i + _ROWS, positions))) for i in starts]
 
 
 @functools.lru_cache(maxsize=16)
-def _future(start: int, rows: int, positions: int, dtype: np.dtype) -> Array:
+def _future(start: int, rows: int, positions: int, dtype: np.dtype, device: str) -> Array:
     """−∞ where row `start`, `start` + 1, … would look at a later position, else 0."""
-    return np.triu(np.full((rows, positions), -np.inf, dtype), k=start + 1)
+    return np.triu(library(device).full((rows, positions), -np.inf, dtype), k=start + 1)
 
 
 # ---------------------------------------------------------------------------------------- optimizer
@@ -413,7 +423,8 @@ def adam(
     p ← p − lr · m̂ / (√v̂ + eps),  m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ)
     Weight decay first shrinks p by lr · weight_decay · p (AdamW), or is added to g (Adam).
     """
-    if p.ndim == 1 and p.size > _BLOCK:  # piece by piece, so that a piece stays in the cache
+    if p.ndim == 1 and p.size > _BLOCK and device_of(p) == "cpu":
+        # Piece by piece, so that a piece stays in the cache.
         for i in range(0, p.size, _BLOCK):
             here = slice(i, i + _BLOCK)
             parts = (p[here], g[here], m[here], v[here])

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from .. import ops, random
-from ..arrays import require_floating
+from ..arrays import is_outside, require_floating
 from ..autograd import operation
+from ..device import device_of
 from ..kernels import kernels
 from ..ops import log_softmax, relu, sigmoid, softmax, tanh
 from ..tensor import Tensor
@@ -188,7 +189,7 @@ def _reshaped(arrays, shapes):
 
 @operation
 def _dropout(x, threshold):
-    y, keep = kernels(x).dropout(x, random.dropout_bits(x.size), threshold)
+    y, keep = kernels(x).dropout(x, random.dropout_bits(x.size, device_of(x)), threshold)
     return y, (lambda grad: kernels(grad).dropout_backward(grad, keep, threshold),)
 
 
@@ -214,7 +215,7 @@ def _dropout_threshold(name: str, p: float) -> int:
 # ------------------------------------------------------------------------------------------- losses
 
 
-def _reduced(losses: Tensor, reduction: str, count: int | None = None) -> Tensor:
+def _reduced(losses: Tensor, reduction: str, count: Any = None) -> Tensor:
     """`losses` as they are, their sum, or their mean (over `count` where some were ignored)."""
     if reduction == "none":
         return losses
@@ -242,7 +243,7 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor, ignore_index: in
     index = target.array.reshape(-1)
     ignored = index == ignore_index
     index = np.where(ignored, 0, index)
-    if index.size and not 0 <= index.min() <= index.max() < classes:
+    if is_outside(index, classes):
         wrong = index.min() if index.min() < 0 else index.max()
         raise IndexError(f"{name}: target {wrong} is out of range for {classes} classes")
     return ops.reshape(rows, index.size, classes), index, ignored
@@ -277,13 +278,13 @@ def cross_entropy(
         raise RuntimeError(f"cross_entropy: label_smoothing is from 0 to 1, not {label_smoothing}")
     rows, index, ignored = _rows_and_classes("cross_entropy", input, target, ignore_index)
     losses = _cross_entropy(rows, index, ignored, label_smoothing)
-    count = index.size - int(ignored.sum())
+    count = index.size - ignored.sum()  # which the host does not wait for
     return _reduced(losses.reshape(target.shape), reduction, count)
 
 
 @operation
 def _nll(x, targets, ignored):
-    rows, shape, dtype = np.arange(len(x)), x.shape, x.dtype
+    rows, shape, dtype = np.arange(len(x), like=x), x.shape, x.dtype
     losses = np.where(ignored, 0, -x[rows, targets])
 
     def grad_x(grad):
@@ -300,7 +301,7 @@ def nll_loss(
     """−input[target], for log-probabilities; shapes and errors as `cross_entropy`."""
     rows, index, ignored = _rows_and_classes("nll_loss", input, target, ignore_index)
     losses = _nll(rows, index, ignored)
-    return _reduced(losses.reshape(target.shape), reduction, index.size - int(ignored.sum()))
+    return _reduced(losses.reshape(target.shape), reduction, index.size - ignored.sum())
 
 
 def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
@@ -332,9 +333,9 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     if num_classes == -1 and not index.size:
         raise RuntimeError("one_hot: without any element, num_classes must be given")
     classes = int(index.max()) + 1 if num_classes == -1 else num_classes
-    if index.size and not 0 <= index.min() <= index.max() < classes:
+    if is_outside(index, classes):
         raise RuntimeError(f"one_hot: class values must be from 0 to {classes - 1}")
-    return Tensor((index[..., None] == np.arange(classes)).astype(np.int64))
+    return Tensor((index[..., None] == np.arange(classes, like=index)).astype(np.int64))
 
 
 # ---------------------------------------------------------------------------------------- attention
@@ -345,7 +346,7 @@ def _attention(q, k, v, mask, causal, scale, threshold):
     bits = None
     if threshold:
         shape = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2]), q.shape[-2], k.shape[-2])
-        bits = random.dropout_bits(math.prod(shape)).reshape(shape)
+        bits = random.dropout_bits(math.prod(shape), device_of(q)).reshape(shape)
     y, saved = kernels(q).attention(q, k, v, mask, causal, scale, bits, threshold)
 
     def gradients(grad, needed):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 
 import numpy as np
 
 from ..autograd import mark_written
+from ..device import device_of
 from ..tensor import Tensor
 
 
@@ -17,6 +19,8 @@ def clip_grad_norm_(
     """Scale all gradients by one factor, in place, so that their joint norm is at most `max_norm`.
 
     norm_type: 2 for the Euclidean norm, inf for the largest element. Returns the norm before.
+    On a GPU all gradients are multiplied, by 1 where that is the factor: to skip it, the host would
+    have to wait for the norm.
     """
     parameters = [parameters] if isinstance(parameters, Tensor) else parameters
     grads = [p.grad.array for p in parameters if p.grad is not None]
@@ -24,17 +28,17 @@ def clip_grad_norm_(
         return Tensor(np.zeros((), np.float32))
     with np.errstate(all="ignore"):  # an infinite norm is returned, not warned about
         if math.isinf(norm_type):
-            total = max(np.abs(g).max() for g in grads)
+            total = functools.reduce(np.maximum, [np.abs(g).max() for g in grads])
         elif norm_type == 2:
             total = np.sqrt(sum(np.vdot(g, g) for g in grads))
         else:
             total = sum((np.abs(g) ** norm_type).sum() for g in grads) ** (1 / norm_type)
-        factor = max_norm / (total + 1e-6)
-        if not factor >= 1:  # also where the norm is nan: the gradients then show it
+        factor = np.minimum(max_norm / (total + 1e-6), 1)  # nan stays nan: the gradients show it
+        if device_of(factor) != "cpu" or factor != 1:
             for g in grads:
-                g *= g.dtype.type(factor)
+                g *= factor.astype(g.dtype)
                 mark_written(g)
-    return Tensor(np.asarray(total, grads[0].dtype))
+    return Tensor(total.astype(grads[0].dtype))
 
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
@@ -48,6 +52,6 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
     parameters = list(parameters)
     if vec.shape != (total := sum(p.numel() for p in parameters),):
         raise RuntimeError(f"a vector of shape {vec.shape} for parameters of {total} numbers")
-    ends = np.cumsum([p.numel() for p in parameters])[:-1]
+    ends = np.cumsum([p.numel() for p in parameters])[:-1].tolist()
     for p, part in zip(parameters, np.split(vec.array, ends)):
         p.array = part.reshape(p.shape)

@@ -191,11 +191,16 @@ def masked_fill(x, mask, value):
         raise RuntimeError(f"masked_fill: the mask must be bool, not {mask.dtype}")
     if x.dtype.kind == "i" and not np.iinfo(x.dtype).min <= value <= np.iinfo(x.dtype).max:
         raise RuntimeError(f"masked_fill: {value} has no place in {x.dtype}")
-    return np.where(mask, np.asarray(value).astype(x.dtype), x), (
+    return np.where(mask, _as_number(value, x.dtype), x), (
         lambda grad: np.where(mask, 0, grad),
         None,
         lambda grad: np.where(mask, grad, 0),
     )
+
+
+def _as_number(value, dtype):
+    """A number, or an array with one, in `dtype`."""
+    return value.astype(dtype) if hasattr(value, "astype") else np.asarray(value).astype(dtype)[()]
 
 
 # ---------------------------------------------------------------- comparisons: nothing flows back

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..arrays import axis_of
+from ..arrays import axis_of, is_outside
 from ..autograd import TensorBase, operation
+from ..device import device_of, move
 
 
 def getitem(x, index):
@@ -13,21 +14,21 @@ def getitem(x, index):
 
     A view where only numbers, slices, None and ... are used; IndexError out of range.
     """
-    for step in plain_index(index):
+    for step in plain_index(index, x.device):
         x = _getitem(x, step)
     return x
 
 
-def plain_index(index):
+def plain_index(index, device):
     """What stands between [ and ] as NumPy takes it: one or two indices, to be applied in turn.
 
     Numbers come first and on their own where arrays are among the parts: x[0, :, [1, 2]] is first
     x[0, :] and then [:, [1, 2]] of that: (T, 2) as in PyTorch; NumPy in one step gives (2, T).
     """
-    parts = [_plain(part) for part in (index if isinstance(index, tuple) else (index,))]
+    parts = [_plain(part, device) for part in (index if isinstance(index, tuple) else (index,))]
     if all(part is not Ellipsis for part in parts):
         parts.append(Ellipsis)  # which makes x[1, 2] a view, as in PyTorch, and no scalar
-    is_array = [isinstance(part, np.ndarray) for part in parts]
+    is_array = [hasattr(part, "strides") for part in parts]
     if not any(is_array) or not any(type(part) is int for part in parts):
         return [tuple(parts)]
     first = []
@@ -35,12 +36,12 @@ def plain_index(index):
         dims = part.ndim if array and part.dtype == bool else 1
         first += [slice(None)] * dims if array else [part]
     rest = [part for part in parts if type(part) is not int]
-    keep = (np.ndarray, type(Ellipsis))
-    return [tuple(first), tuple(p if isinstance(p, keep) else slice(None) for p in rest)]
+    keep = [p is Ellipsis or hasattr(p, "strides") for p in rest]
+    return [tuple(first), tuple(p if k else slice(None) for p, k in zip(rest, keep, strict=True))]
 
 
-def _plain(part):
-    """One part of an index as NumPy takes it; integer arrays as int64."""
+def _plain(part, device):
+    """One part of an index as NumPy takes it; integer arrays as int64, on the device."""
     if isinstance(part, TensorBase):
         part = part.array
         if part.ndim == 0 and part.dtype.kind == "i":
@@ -48,12 +49,17 @@ def _plain(part):
     elif isinstance(part, np.integer):
         return int(part)
     elif isinstance(part, (list, range)):
-        part = np.array([_plain(p) for p in part] or np.zeros(0, np.int64))
+        part = np.array([_plain(p, "cpu") for p in part] or np.zeros(0, np.int64))
     elif isinstance(part, slice) and part.step is not None and part.step <= 0:
         raise ValueError(f"slice step must be positive, not {part.step}")
     if getattr(getattr(part, "dtype", None), "kind", "b") in "fV":
         raise IndexError(f"an index must be of integers or bools, not {part.dtype}")
-    return part.astype(np.int64) if getattr(part, "dtype", None) == np.int32 else part
+    if not hasattr(part, "strides"):
+        return part
+    if device == "cpu" and device_of(part) != "cpu":
+        raise RuntimeError("an index on the GPU for a tensor on the CPU: use index.cpu()")
+    part = move(part, device)
+    return part.astype(np.int64) if part.dtype == np.int32 else part
 
 
 @operation
@@ -87,13 +93,15 @@ def gather(x, dim, index):
     if any(n > m for i, (n, m) in enumerate(zip(index.shape, shape, strict=True)) if i != axis):
         raise RuntimeError(f"gather: index of shape {index.shape} exceeds the input's {shape}")
     length = shape[axis] if shape else 1
-    if index.size and not 0 <= index.min() <= index.max() < length:
+    if is_outside(index, length):
         raise RuntimeError(f"gather: an index is out of range for dim {dim} of shape {shape}")
     if x.ndim == 0:
         return x.copy(), (lambda grad: grad,)
-    grid = list(np.ogrid[tuple(slice(n) for n in index.shape)])
-    grid[axis] = index
-    where = tuple(grid)
+    dims = range(x.ndim)
+    where = tuple(
+        index if i == axis else np.arange(n, like=x).reshape([-1 if j == i else 1 for j in dims])
+        for i, n in enumerate(index.shape)
+    )
 
     def grad_x(grad):
         total = np.zeros_like(grad, dtype, shape=shape)

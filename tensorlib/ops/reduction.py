@@ -7,7 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import accurate_sum, axis_of, is_floating, promote_to_float, require_floating
+from ..arrays import (
+    accurate_sum,
+    as_array,
+    axis_of,
+    is_floating,
+    peak,
+    promote_to_float,
+    require_floating,
+)
 from ..autograd import TensorBase, operation
 from ..kernels import kernels
 from .elementwise import maximum, minimum
@@ -114,10 +122,10 @@ def _extreme(name, function, nan_is_extreme=False):
         kept = _kept(x.shape, axes)
 
         def grad_x(grad):
-            peak = np.reshape(y, kept)
-            chosen = x == peak
+            extremes = np.reshape(y, kept)
+            chosen = x == extremes
             if nan_is_extreme:
-                chosen |= (x != x) & (peak != peak)
+                chosen |= (x != x) & (extremes != extremes)
             return chosen * (grad.reshape(kept) / chosen.sum(axis=axes, keepdims=True))
 
         return y, (grad_x,)
@@ -146,7 +154,9 @@ def _arg(function, x, dim, keepdim):
     axis = None if dim is None else axis_of(x, dim)
     if _length(x, axis) == 0:
         raise IndexError(f"{function.__name__}: nothing to choose from in shape {x.shape}")
-    return np.asarray(function(x, axis=axis, keepdims=keepdim), np.int64)
+    if x.ndim == 0:
+        return np.zeros_like(x, np.int64)
+    return as_array(function(x, axis=axis, keepdims=keepdim)).astype(np.int64, copy=False)
 
 
 def _length(x, axis):
@@ -184,8 +194,10 @@ def _topk_indices(x, k, dim, largest):
     axis = axis_of(x, dim)
     if not 0 <= k <= _length(x, axis):
         raise RuntimeError(f"topk: k = {k} is out of range for shape {x.shape}, dim {dim}")
+    if x.ndim == 0:
+        return np.zeros_like(x, np.int64), None
     order = np.argsort(-x if largest else x, axis=axis, kind="stable")
-    return np.take(order, range(k), axis=axis) if x.ndim else order.reshape(()), None
+    return order[(slice(None),) * axis + (slice(k),)], None
 
 
 def topk(input, k, dim=-1, largest=True):
@@ -227,16 +239,17 @@ def _axis_of_softmax(name, x, dim):
     require_floating(name, x)
     if dim is None:
         raise TypeError(f"{name}: say along which dimension, dim=-1 for the last")
-    return axis_of(x, dim)
+    axis = axis_of(x, dim)
+    return axis if x.ndim else ()  # CuPy takes no 0 for a 0-d array
 
 
 @operation(prepare=lambda x, *rest: (*promote_to_float(x), *rest))
 def logsumexp(x, dim, keepdim=False):
     axes = _axes(x, dim)
     kept = _kept(x.shape, axes)
-    peak = np.max(x, axis=axes, keepdims=True, initial=-np.inf)
-    peak = np.where(np.isfinite(peak), peak, 0)  # subtracting the peak keeps exp within range
-    y = np.log(accurate_sum(np.exp(x - peak), axes, True)) + peak
+    shift = peak(x, axes)  # subtracting the peak keeps exp within range
+    shift = np.where(np.isfinite(shift), shift, 0)
+    y = np.log(accurate_sum(np.exp(x - shift), axes, True)) + shift
     return y.reshape(kept) if keepdim else np.squeeze(y, axis=axes), (
         lambda grad: grad.reshape(kept) * np.exp(x - y),
     )

@@ -77,7 +77,12 @@ def permute(x, *dims):
     order = tuple(axis_of(x, d) for d in _sizes(dims))
     if sorted(order) != list(range(x.ndim)):
         raise RuntimeError(f"permute: {order} is no order of the {x.ndim} dimensions of {x.shape}")
-    return np.transpose(x, order), (lambda grad: np.transpose(grad, np.argsort(order)),)
+    return np.transpose(x, order), (lambda grad: np.transpose(grad, _inverse(order)),)
+
+
+def _inverse(order):
+    """The order of dimensions that undoes `order`."""
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 @operation
@@ -120,8 +125,8 @@ def _split(x, bounds, axis):
 
 def _with_zeros(grads, shapes):
     """Gradients of several outputs, with zeros for those that nothing was computed from."""
-    kind = next(grad.dtype for grad in grads if grad is not None)
-    return [np.zeros(s, kind) if g is None else g for g, s in zip(grads, shapes)]
+    like = next(grad for grad in grads if grad is not None)
+    return [np.zeros_like(like, shape=s) if g is None else g for g, s in zip(grads, shapes)]
 
 
 def split(tensor, split_size_or_sections, dim=0):
@@ -172,7 +177,7 @@ def _unbind(x, axis):
 @operation(prepare=promote)
 def _cat(*arrays, dim):
     joined = np.concatenate(arrays, axis=dim)
-    bounds = np.cumsum([x.shape[dim] for x in arrays])[:-1]
+    bounds = np.cumsum([x.shape[dim] for x in arrays])[:-1].tolist()
     return joined, (lambda grad, needed: np.split(grad, bounds, axis=dim))
 
 
@@ -248,7 +253,7 @@ def clone(x):
 
 @operation
 def contiguous(x):
-    return np.ascontiguousarray(x).reshape(x.shape), (lambda grad: grad,)
+    return x if x.flags.c_contiguous else x.copy(), (lambda grad: grad,)
 
 
 @operation

@@ -105,7 +105,7 @@ class Optimizer:
         order = [p for group in self.param_groups for p in group["params"]]
         self.state = {
             order[number]: {
-                name: int(value) if name == "step" else value.array.copy()
+                name: int(value) if name == "step" else value.to(order[number].device).array.copy()
                 for name, value in values.items()
                 if value is not None
             }

@@ -1,0 +1,460 @@
+"""A strict stand-in for CuPy 14.2: its numbers are NumPy's, its rules are CuPy's.
+
+`install()` makes it what `import cupy` finds, so that device "cuda" works on any machine, in the
+host's memory. It refuses what CuPy refuses: a device array where NumPy wants a host array and a
+host array where CuPy wants its own, functions and keyword arguments that CuPy does not have,
+the truth of an array without waiting for the GPU. What CuPy does in its own way it does, too: a
+reduction returns an array without dimensions, an index out of range wraps, a view of a broadcast
+does not say that it is one, memory that nobody wrote to holds no zeros.
+
+    with no_synchronisation():    # whatever waits for the GPU raises
+        step()
+
+`count` has the number of times that the host waited for the device, and of copies to the device.
+"""
+
+import sys
+import types
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+KERNELS = Path(__file__).parents[2] / "tensorlib" / "kernels" / "cuda"
+GIGABYTE = 2**30
+
+
+class Count:
+    """What passed between host and device: `synchronisations`, `uploads`."""
+
+    def __init__(self):
+        self.synchronisations = self.uploads = 0
+        self.forbidden = False
+
+
+count = Count()
+
+
+@contextmanager
+def no_synchronisation():
+    """Inside, an AssertionError for whatever would make the host wait for the device."""
+    count.forbidden = True
+    try:
+        yield
+    finally:
+        count.forbidden = False
+
+
+def _synchronise(what):
+    count.synchronisations += 1
+    assert not count.forbidden, f"{what} makes the host wait for the device"
+
+
+# ---- the array -----------------------------------------------------------------------------------
+
+
+class ndarray:  # noqa: N801
+    """An array on the device. `_values`: where its numbers are; `base`: the array whose memory it
+    looks at, None if it is its own."""
+
+    __slots__ = ("__weakref__", "_values", "base")
+    __module__ = "cupy"  # by which tensorlib knows it
+    __hash__ = None
+    __array_priority__ = 100
+
+    def __init__(self, values, base=None):
+        self._values, self.base = values, base
+
+    shape = property(lambda self: self._values.shape)
+    dtype = property(lambda self: self._values.dtype)
+    ndim = property(lambda self: self._values.ndim)
+    size = property(lambda self: self._values.size)
+    nbytes = property(lambda self: self._values.nbytes)
+    itemsize = property(lambda self: self._values.itemsize)
+    strides = property(lambda self: self._values.strides)
+    T = property(lambda self: _wrap(self._values.T, self))
+
+    @property
+    def flags(self):
+        names = ("c_contiguous", "f_contiguous", "fnc", "forc")  # CuPy has no `writeable`
+        flags = {name: getattr(self._values.flags, name) for name in names}
+        return types.SimpleNamespace(**flags, owndata=self.base is None)
+
+    # -- what NumPy is told
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError(
+            "Implicit conversion to a NumPy array is not allowed. "
+            "Please use `.get()` to construct a NumPy array explicitly."
+        )
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
+        function = getattr(cupy, ufunc.__name__, None)
+        if not isinstance(function, types.FunctionType):
+            return NotImplemented
+        if method == "at":
+            return _add_at(*inputs) if ufunc is np.add else NotImplemented
+        return function(*inputs, *out, **options) if method == "__call__" else NotImplemented
+
+    def __array_function__(self, function, types_, args, options):
+        module = function.__module__.split(".")[1:]
+        ours = None if module else getattr(cupy, function.__name__, None)
+        return NotImplemented if ours is None else ours(*args, **options)
+
+    # -- to the host: the host waits
+
+    def get(self):
+        _synchronise("get()")
+        return self._values.copy()
+
+    def item(self):
+        _synchronise("item()")
+        return self._values.item()
+
+    def tolist(self):
+        return self.get().tolist()
+
+    def __bool__(self):
+        return bool(self.get())
+
+    def __int__(self):
+        return int(self.get())
+
+    def __float__(self):
+        return float(self.get())
+
+    def __repr__(self):
+        return repr(self.get())
+
+    # -- elements
+
+    def __len__(self):
+        return len(self._values)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index):
+        return _wrap(self._values[self._index(index, "x[mask]")], self)
+
+    def __setitem__(self, index, value):
+        if isinstance(value, np.ndarray) and value.ndim:
+            raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
+        value = value._values if type(value) is ndarray else value
+        self._values[self._index(index, "x[mask] = …")] = value
+
+    def _index(self, index, what):
+        """The index as NumPy takes it, integers wrapped around, with ... so that a single element
+        is a view as well."""
+        parts = list(index) if isinstance(index, tuple) else [index]
+        if not any(part is Ellipsis for part in parts):
+            parts.append(Ellipsis)
+        parts = [asarray(p) if isinstance(p, (list, np.ndarray)) else p for p in parts]
+        arrays = [type(part) is ndarray for part in parts]
+        sizes = [p.ndim if a and p.dtype == bool else p is not None for p, a in zip(parts, arrays)]
+        axis = 0
+        for i, (part, size) in enumerate(zip(parts, sizes)):
+            if part is Ellipsis:
+                axis = self.ndim - sum(sizes[i + 1 :])
+                continue
+            if arrays[i] and part.dtype == bool:
+                _synchronise(what)  # to learn how many there are
+                parts[i] = part._values
+            elif arrays[i]:
+                parts[i] = np.asarray(part._values % max(self.shape[axis], 1))
+            axis += size
+        return tuple(parts)
+
+    # -- methods
+
+    def reshape(self, *shape, order="C"):
+        return _wrap(self._values.reshape(*shape, order=order), self)
+
+    def astype(self, dtype, order="K", copy=True):
+        return _wrap(self._values.astype(dtype, order, copy=copy), self)
+
+    def view(self, dtype=None):
+        return _wrap(self._values.view(dtype or self.dtype), self)
+
+    def copy(self, order="C"):
+        return _allocate(self._values.copy(order))
+
+    def transpose(self, *axes):
+        return _wrap(self._values.transpose(*axes), self)
+
+    def fill(self, value):
+        self[...] = value
+
+
+def _wrap(result, *sources):
+    """What NumPy computed from the arrays `sources`, as CuPy returns it."""
+    if isinstance(result, (tuple, list)):
+        return type(result)(_wrap(r, *sources) for r in result)
+    if isinstance(result, np.generic):
+        result = np.asarray(result)
+    if not isinstance(result, np.ndarray):
+        return result
+    if not result.size:
+        result = np.empty(result.shape, result.dtype)
+    if 0 not in result.strides:  # a broadcast view stays read-only: to write to it is a mistake
+        result.flags.writeable = True
+    for source in sources:
+        if result is source._values:
+            return source
+        if result.size and np.may_share_memory(result, source._values):
+            return ndarray(result, source if source.base is None else source.base)
+    return _allocate(result)
+
+
+def _allocate(values):
+    if values.nbytes > memory.free:
+        raise OutOfMemoryError(values.nbytes, memory.total - memory.free)
+    return ndarray(values)
+
+
+def _unwrap(x, found):
+    """An argument as NumPy takes it; the device arrays in it are appended to `found`."""
+    if type(x) is ndarray:
+        found.append(x)
+        return x._values
+    if isinstance(x, np.ndarray):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    return type(x)(_unwrap(i, found) for i in x) if isinstance(x, (list, tuple)) else x
+
+
+def _add_at(x, index, value):
+    np.add.at(x._values, x._index(index, "add.at"), getattr(value, "_values", value))
+
+
+# ---- functions -----------------------------------------------------------------------------------
+
+# What CuPy has and tensorlib may use: the arguments of its functions, …
+SIGNATURES = {
+    "all": "a axis out keepdims",
+    "allclose": "a b rtol atol equal_nan",
+    "any": "a axis out keepdims",
+    "arange": "start stop step dtype",
+    "argmax": "a axis dtype out keepdims",
+    "argmin": "a axis dtype out keepdims",
+    "argsort": "a axis kind",
+    "array_equal": "a1 a2 equal_nan",
+    "ascontiguousarray": "a dtype",
+    "bincount": "x weights minlength",
+    "broadcast_to": "array shape",
+    "clip": "a a_min a_max out",
+    "concatenate": "tup axis out dtype casting",
+    "cumsum": "a axis dtype out",
+    "einsum": "operands kwargs",
+    "expand_dims": "a axis",
+    "eye": "N M k dtype order",
+    "flip": "a axis",
+    "full": "shape fill_value dtype order",
+    "full_like": "a fill_value dtype order subok shape",
+    "max": "a axis out keepdims",
+    "may_share_memory": "a b max_work",
+    "min": "a axis out keepdims",
+    "moveaxis": "a source destination",
+    "nonzero": "a",
+    "ones": "shape dtype order",
+    "ones_like": "a dtype order subok shape",
+    "reshape": "a newshape order copy",
+    "searchsorted": "a v side sorter",
+    "split": "ary indices_or_sections axis",
+    "squeeze": "a axis",
+    "stack": "tup axis out dtype casting",
+    "sum": "a axis dtype out keepdims",
+    "swapaxes": "a axis1 axis2",
+    "take_along_axis": "a indices axis",
+    "tile": "A reps",
+    "transpose": "a axes",
+    "tril": "m k",
+    "triu": "m k",
+    "unique": "ar return_index return_inverse return_counts axis equal_nan",
+    "vdot": "a b",
+    "where": "condition x y",
+    "zeros": "shape dtype order",
+    "zeros_like": "a dtype order subok shape",
+}
+# … its functions of every element (which take out=, where=, casting=, dtype=), and methods.
+UFUNCS = """absolute add bitwise_and bitwise_or bitwise_xor copysign cos divide equal exp
+    floor_divide greater greater_equal invert isfinite left_shift less less_equal log log1p
+    logical_and logical_not logical_or matmul maximum minimum multiply negative not_equal power
+    remainder right_shift sin sqrt square subtract tanh true_divide"""
+METHODS = """all any argmax argmin argsort cumsum max mean min ravel squeeze sum swapaxes take
+    var"""
+OPERATORS = """add and:bitwise_and floordiv:floor_divide lshift:left_shift matmul mod:remainder
+    mul:multiply or:bitwise_or pow:power rshift:right_shift sub:subtract truediv:true_divide
+    xor:bitwise_xor"""
+COMPARISONS = "eq:equal ge:greater_equal gt:greater le:less_equal lt:less ne:not_equal"
+DTYPES = "float16 float32 float64 int32 int64 uint8 uint16 uint32 uint64 bool_"
+WAITING = ("nonzero", "unique", "bincount")  # for the shape of their result
+
+
+def _function(name, parameters=None):
+    numpy_function = getattr(np, name)
+
+    def call(*args, **options):
+        if parameters is not None and (unknown := set(options) - set(parameters.split())):
+            raise TypeError(f"{name}() got an unexpected keyword argument {unknown.pop()!r}")
+        if name in WAITING or (name == "where" and len(args) == 1):
+            _synchronise(name)
+        sources: list = []
+        _check_axis(options.get("axis"), args)
+        args, options = _unwrap(args, sources), {k: _unwrap(v, sources) for k, v in options.items()}
+        return _wrap(numpy_function(*args, **options), *sources)
+
+    return call
+
+
+def _check_axis(axis, args):
+    if isinstance(axis, int) and type(args[0]) is ndarray and args[0].ndim == 0:
+        raise np.exceptions.AxisError(axis, 0)  # where NumPy takes 0 and -1
+
+
+def _method(name):
+    def call(self, *args, **options):
+        return (getattr(cupy, name, None) or _function(name))(self, *args, **options)
+
+    return call
+
+
+def _operator(ufunc, reflected=False):
+    def call(self, other):
+        if getattr(other, "__array_ufunc__", self) is None:
+            return NotImplemented  # a Tensor: its own operators know what to do
+        return ufunc(other, self) if reflected else ufunc(self, other)
+
+    return call
+
+
+def _in_place(ufunc):
+    def call(self, other):
+        return ufunc(self, other, out=self, casting="same_kind")
+
+    return call
+
+
+def empty(shape, dtype=float, order="C"):
+    return _allocate(_spoiled(np.empty(shape, dtype, order)))
+
+
+def empty_like(prototype, dtype=None, order="K", subok=None, shape=None):
+    return _allocate(_spoiled(np.empty_like(prototype._values, dtype, order, shape=shape)))
+
+
+def _spoiled(values):
+    """Memory that nobody wrote to."""
+    values.fill(np.nan if values.dtype.kind == "f" else np.array(-1).astype(values.dtype))
+    return values
+
+
+def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
+    if type(a) is ndarray:
+        return a.astype(dtype or a.dtype, copy=bool(copy))
+    count.uploads += 1
+    return _allocate(np.array(a, dtype, order=order or "K"))
+
+
+def array(obj, dtype=None, copy=True, order="K"):
+    return asarray(obj, dtype, order, copy=copy)
+
+
+def asnumpy(a):
+    return a.get() if type(a) is ndarray else np.asarray(a)
+
+
+# ---- memory, kernels, the device -----------------------------------------------------------------
+
+
+class OutOfMemoryError(MemoryError):
+    __module__ = "cupy.cuda.memory"
+
+    def __init__(self, size, total):
+        text = f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes)."
+        super().__init__(text)
+
+
+memory = types.SimpleNamespace(free=64 * GIGABYTE, total=64 * GIGABYTE)
+
+
+class Device:
+    """The one device."""
+
+    id = 0
+    compute_capability = "90"
+
+    @property
+    def mem_info(self):
+        return memory.free, memory.total
+
+    def synchronize(self):
+        _synchronise("synchronize()")
+
+
+class RawModule:
+    """CUDA C++, compiled for the CPU by `emulator` and run there."""
+
+    def __init__(self, *, code, options=()):
+        import emulator
+
+        self._module = emulator.Module(code, tuple(options), KERNELS)
+
+    def get_function(self, name):
+        return _Kernel(self._module.get_function(name))
+
+
+class _Kernel:
+    def __init__(self, function):
+        self._function = function
+        self.max_dynamic_shared_size_bytes = 48 * 1024
+
+    def __call__(self, grid, block, args, *, shared_mem=0):
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise RuntimeError("CUDA_ERROR_INVALID_VALUE: more shared memory than was asked for")
+        self._function(grid, block, tuple(map(_argument, args)), shared_mem=shared_mem)
+
+
+def _argument(x):
+    """What a kernel gets: the address of a device array; a NumPy scalar in its own type."""
+    if type(x) is ndarray:
+        assert x.flags.c_contiguous, "a kernel does not see strides: pass a contiguous array"
+        return types.SimpleNamespace(pointer=x._values.ctypes.data, array=x)
+    assert isinstance(x, np.generic), f"{x!r} would be passed as 64 bits: say np.float32, np.int32"
+    return x
+
+
+def _namespace():
+    """The module that `import cupy` finds."""
+    module = types.ModuleType("cupy")
+    for name in UFUNCS.split():
+        setattr(module, name, _function(name))
+    for name, parameters in SIGNATURES.items():
+        setattr(module, name, _function(name, parameters))
+    for thing in (ndarray, empty, empty_like, asarray, array, asnumpy, RawModule):
+        setattr(module, thing.__name__, thing)
+    for name in DTYPES.split():
+        setattr(module, name, getattr(np, name))
+    module.__version__ = "14.2.0"
+    module.cuda = types.SimpleNamespace(
+        is_available=lambda: True,
+        Device=Device,
+        memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+    )
+    return module
+
+
+cupy = _namespace()
+for _name in METHODS.split():
+    setattr(ndarray, _name, _method(_name))
+for _name, _, _ufunc in (t.partition(":") for t in (OPERATORS + " " + COMPARISONS).split()):
+    _ufunc = getattr(cupy, _ufunc or _name)
+    setattr(ndarray, f"__{_name}__", _operator(_ufunc))
+    setattr(ndarray, f"__r{_name}__", _operator(_ufunc, reflected=True))
+    setattr(ndarray, f"__i{_name}__", _in_place(_ufunc))
+ndarray.__neg__, ndarray.__invert__ = _method("negative"), _method("invert")
+ndarray.__abs__ = _method("absolute")
+
+
+def install():
+    """Make it what `import cupy` finds; returns the module. Nothing where the real one works."""
+    return sys.modules.setdefault("cupy", cupy)
