@@ -9,7 +9,7 @@ from gpt.run import Run
 
 def main() -> None:
     config = cli.parse(SampleConfig)
-    device = cli.find_device(config.device)
+    device = cli.prepare_device(config)
     path = config.checkpoint or Run.newest("best.safetensors").best
     checkpoint = Checkpoint.load(Run(path).best if path.is_dir() else path)
     if device == "cpu":

@@ -6,7 +6,7 @@ from gpt.training import train
 
 def main() -> None:
     config = cli.train_config()
-    train(config, cli.find_device(config.device))
+    train(config, cli.prepare_device(config))
 
 
 if __name__ == "__main__":

@@ -19,12 +19,11 @@ from typing import TypeVar
 
 import tyro
 
-import tensorlib
 from gpt.checkpoint import Checkpoint
-from gpt.config import PRESETS, RunConfig, TrainConfig, UserError
+from gpt.config import PRESETS, RunConfig, SampleConfig, TrainConfig, UserError
 from gpt.run import Run
-from tensorlib.device import device_of
-from tensorlib.kernels import kernels
+from tensorlib.device import CuPyError, canonical, check, out_of_memory
+from tensorlib.kernels import use_fused
 
 Config = TypeVar("Config")
 _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
@@ -37,8 +36,9 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(_complain(str(error)))
-    except MemoryError:
-        sys.exit(_complain("out of memory; take a smaller --batch-size, --block-size or --n-embd"))
+    except MemoryError as error:
+        smaller = "take a smaller --batch-size, --block-size or --n-embd"
+        sys.exit(_complain(f"{out_of_memory(error)}; {smaller}"))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # whoever read our output, `head` perhaps, has seen enough
@@ -68,15 +68,27 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
 
 def find_device(name: str) -> str:
     """The device, "cpu" or "cuda", that a --device means; UserError, with the remedy, for a GPU
-    that cannot be used."""
+    that cannot be used. "auto" says on standard error if there is a CuPy that does not work."""
+    device = canonical("gpu" if name == "auto" else name)
     try:
-        array = tensorlib.zeros(0, device="gpu" if name == "auto" else name).array
-        kernels(array)
-        return device_of(array)
+        check(device)
     except RuntimeError as error:
-        if name == "auto":
-            return "cpu"
-        raise UserError(f"--device {name}: {error}") from None
+        if name != "auto":
+            raise UserError(f"--device {name}: {error}") from None
+        if isinstance(error, CuPyError):
+            print(f"computing on the CPU: {error}", file=sys.stderr)
+        return "cpu"
+    return device
+
+
+def prepare_device(config: RunConfig | SampleConfig) -> str:
+    """The device of a configuration, with the kernels that it names switched on. UserError for what
+    cannot be had."""
+    device = find_device(config.device)
+    if config.kernels == "fused" and device == "cpu":
+        raise UserError("--kernels fused is for a GPU, and this computes on the CPU; leave it out")
+    use_fused(config.kernels == "fused")
+    return device
 
 
 def parse(

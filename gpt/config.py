@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 Device = Literal["auto", "cpu", "gpu", "cuda"]
+Kernels = Literal["plain", "fused"]
 Preset = Literal["auto", "nanogpt-cpu", "video", "notebook"]
 
 
@@ -106,6 +107,8 @@ class RunConfig:
     """UTF-8 text to learn: a file, or a directory of .txt files."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
+    kernels: Kernels = "plain"
+    """On a GPU: operations of CuPy, or our own in CUDA C++, which are faster."""
     preset: Preset = "auto"
     """Sets the defaults below; auto: nanogpt-cpu on a CPU, video on a GPU."""
     out: Annotated[Path | None, _default("the next free runs/<n>")] = None
@@ -210,6 +213,8 @@ class SampleConfig:
     """Same seed, same text."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
+    kernels: Kernels = "plain"
+    """On a GPU: operations of CuPy, or our own in CUDA C++, which are faster."""
     sampling: Sampling = Sampling()
 
     def __post_init__(self) -> None:

@@ -219,6 +219,8 @@ class Trainer:
         return tokens * self.model.flops_per_token()
 
     def _since_mark(self) -> tuple[int, float]:
+        if self.device != "cpu":
+            tensorlib.cuda.synchronize()  # the steps that a GPU was given, it may not have done
         step, moment = self._mark
         return self.step - step, time.perf_counter() - moment
 

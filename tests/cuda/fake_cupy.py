@@ -1,13 +1,13 @@
 """A strict stand-in for CuPy 14.2: its numbers are NumPy's, its rules are CuPy's.
 
 `install()` makes it what `import cupy` finds, so that device "cuda" works on any machine, in the
-host's memory. It refuses what CuPy refuses: a device array where NumPy wants a host array and a
-host array where CuPy wants its own, functions and keyword arguments that CuPy does not have,
-the truth of an array without waiting for the GPU. What CuPy does in its own way it does, too: a
-reduction returns an array without dimensions, an index out of range wraps, a view of a broadcast
-does not say that it is one, memory that nobody wrote to holds no zeros.
+host's memory; `installed()` does so for a while. It refuses what CuPy refuses: a device array where
+NumPy wants a host array and a host array where CuPy wants its own, functions and keyword arguments
+that CuPy does not have. What CuPy does in its own way it does, too: a reduction returns an array
+without dimensions, an index out of range wraps, a broadcast view does not say that it is one,
+memory that nobody wrote to holds no zeros.
 
-    with no_synchronisation():    # whatever waits for the GPU raises
+    with no_synchronisation():    # whatever makes the host wait for the device raises
         step()
 
 `count` has the number of times that the host waited for the device, and of copies to the device.
@@ -456,5 +456,29 @@ ndarray.__abs__ = _method("absolute")
 
 
 def install():
-    """Make it what `import cupy` finds; returns the module. Nothing where the real one works."""
-    return sys.modules.setdefault("cupy", cupy)
+    """Make it what `import cupy` finds."""
+    sys.modules["cupy"] = cupy
+
+
+@contextmanager
+def installed():
+    """Inside, it is what `import cupy` finds."""
+    before = sys.modules.get("cupy")
+    install()
+    _forget()
+    try:
+        yield
+    finally:
+        sys.modules.pop("cupy", None)
+        if before is not None:
+            sys.modules["cupy"] = before
+        _forget()
+
+
+def _forget():
+    """Have tensorlib look for CuPy again, and keep no array of the one before."""
+    from tensorlib import device, philox
+    from tensorlib.kernels import cpu
+
+    for cached in (device._cupy, philox._multipliers, cpu._future):
+        cached.cache_clear()

@@ -1,0 +1,137 @@
+"""The stand-in for CuPy refuses what CuPy refuses, and counts what makes the host wait."""
+
+import importlib
+import inspect
+import math
+import sys
+
+import fake_cupy
+import numpy as np
+import pytest
+from fake_cupy import asarray, count, cupy, no_synchronisation
+
+X = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.fixture
+def x():
+    return asarray(X)
+
+
+def test_numpy_functions_compute_on_the_device(x):
+    y = np.exp(x - np.max(x, axis=1, keepdims=True))
+    assert type(y) is cupy.ndarray
+    np.testing.assert_array_equal(y.get(), np.exp(X - X.max(axis=1, keepdims=True)))
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        np.asarray,
+        lambda x: x + X,
+        lambda x: X * x,
+        lambda x: np.where(x > 0, X, x),
+        lambda x: np.concatenate([x, X]),
+        lambda x: np.add(X, X, out=x),
+        lambda x: np.vecdot(x, x),
+        lambda x: np.add.reduceat(x, [0]),
+        lambda x: np.block([x, x]),
+        lambda x: np.ascontiguousarray(x),
+        lambda x: x.max(axis=1, initial=-np.inf),
+        lambda x: np.full((2, 3), 1.0, like=x),  # NumPy hands `device` on
+        lambda x: hash(x),
+        lambda x: [0, 1, 2][x[0, 0].astype(np.int64)],
+        lambda x: x[0, 0].sum(axis=0),
+        lambda x: x.__setitem__(0, X[0]),
+    ],
+)
+def test_what_cupy_refuses(x, mistake):
+    with pytest.raises((TypeError, ValueError)):
+        mistake(x)
+
+
+def test_a_reduction_and_an_element_are_arrays(x):
+    assert (x.sum().shape, x[1, 2].shape, type(x[1, 2])) == ((), (), cupy.ndarray)
+    assert x[1, 2].base is x
+
+
+def test_an_index_out_of_range_wraps(x):
+    assert x[asarray([2, -3])].tolist() == X[[0, 1]].tolist()
+    assert x[:, asarray([4])].tolist() == X[:, [1]].tolist()
+    with pytest.raises(IndexError):
+        x[2]
+
+
+def test_what_nobody_wrote_to_is_not_zero(x):
+    assert math.isnan(cupy.empty(1, np.float32).item())
+    assert np.isnan(np.empty_like(x).get()).all()
+
+
+def test_what_waits_for_the_device_is_counted(x):
+    waiting = [
+        lambda: x.get(),
+        lambda: x.tolist(),
+        lambda: x[0, 0].item(),
+        lambda: float(x.sum()),
+        lambda: bool(x.any()),
+        lambda: max(x[0]),
+        lambda: x[x > 1],
+        lambda: x.__setitem__(x > 1, 0),
+        lambda: np.unique(x),
+        lambda: np.nonzero(x),
+        lambda: repr(x),
+    ]
+    for wait in waiting:
+        before = count.synchronisations
+        wait()
+        assert count.synchronisations > before
+        with no_synchronisation(), pytest.raises(AssertionError, match="wait"):
+            wait()
+    with no_synchronisation():
+        np.where(x > 1, x, 0).sum() + x[asarray([0, 1])].max()
+
+
+def test_out_of_memory(monkeypatch):
+    monkeypatch.setattr(fake_cupy.memory, "free", 1000)
+    with pytest.raises(MemoryError, match="4,000 bytes"):
+        cupy.zeros(1000, np.float32)
+
+
+def test_the_signatures_are_those_of_cupy():
+    """Where CuPy is installed; that takes no GPU."""
+    ours = sys.modules.pop("cupy", None)
+    try:
+        real = importlib.import_module("cupy") if importlib.util.find_spec("cupy") else None
+    finally:
+        if ours is not None:
+            sys.modules["cupy"] = ours
+    if real is None:
+        pytest.skip("CuPy is not installed")
+    for name, parameters in fake_cupy.SIGNATURES.items():
+        assert list(inspect.signature(getattr(real, name)).parameters) == parameters.split(), name
+    for name in fake_cupy.UFUNCS.split():
+        assert hasattr(real, name), name
+    for name in [n for n in vars(fake_cupy.ndarray) if n[0] != "_"]:
+        assert hasattr(real.ndarray, name), name
+
+
+CODE = """
+extern "C" __global__ void add(const float* x, float* y, int n, float c) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = x[i] + c;
+}
+"""
+
+
+def test_a_kernel_runs_on_the_emulator(x):
+    emulator = pytest.importorskip("emulator")
+    if emulator.missing:
+        pytest.skip(emulator.missing)
+    y = cupy.empty((2, 3), np.float32)
+    kernel = cupy.RawModule(code=CODE, options=("--std=c++17",)).get_function("add")
+    kernel((1,), (32,), (x, y, np.int32(6), np.float32(0.5)))
+    np.testing.assert_array_equal(y.get(), X + np.float32(0.5))
+    with pytest.raises(AssertionError, match="64 bits"):
+        kernel((1,), (32,), (x, y, 6, np.float32(0.5)))
+    with pytest.raises(AssertionError, match="strides"):
+        kernel((1,), (32,), (x.T, y, np.int32(6), np.float32(0.5)))
