@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -259,9 +261,12 @@ def dropout(x: Array, bits: Array, threshold: int) -> tuple[Array, Array]:
 
 def dropout_backward(dy: Array, keep: Array, threshold: int) -> Array:
     dx = dy * keep
-    if threshold < 65536:
-        dx *= dy.dtype.type(65536 / (65536 - threshold))
+    dx *= _dropout_scale(threshold, dx.dtype)
     return dx
+
+
+def _dropout_scale(threshold: int, dtype: np.dtype) -> Any:
+    return dtype.type(65536 / (65536 - threshold) if threshold < 65536 else 1)
 
 
 # ------------------------------------------------------------------------------------ cross-entropy
@@ -317,20 +322,45 @@ def attention(
     q (…, L, E), k (…, S, E), v (…, S, D); y (…, L, D). mask: bool (True: may be attended to) or
     added, broadcast to (…, L, S). causal: position i sees the positions up to i. bits: 16-bit
     integers (…, L, S) for dropout, or None. A position that may see nothing yields 0.
-    Returns y, and for backward of each block of rows the attention weights before dropout and
-    which of them were kept.
+    Returns y, and for backward of each part, of each block of rows, the attention weights before
+    dropout and which of them were kept.
     Vaswani et al., Attention Is All You Need (2017).
     """
-    length, positions = q.shape[-2], k.shape[-2]
     lead = q.shape[:-2]
     if not lead == k.shape[:-2] == v.shape[:-2]:
         lead = np.broadcast_shapes(lead, k.shape[:-2], v.shape[:-2])
-    y = np.empty_like(q, shape=(*lead, length, v.shape[-1]))
+    y = np.empty_like(q, shape=(*lead, q.shape[-2], v.shape[-1]))
     saved = []
-    for rows, seen in _blocks(length, positions, causal, device_of(q)):
-        scores = np.matmul(q[..., rows, :] * q.dtype.type(scale), k[..., seen, :].swapaxes(-1, -2))
+    for i in _parts(q, k, v, mask):
+        keep = None if bits is None else bits[i] >= threshold
+        saved.append(_attention(q[i], k[i], v[i], mask, causal, scale, keep, y[i]))
+    if threshold:
+        y *= _dropout_scale(threshold, y.dtype)  # here, where there are fewer numbers than weights
+    return y, saved
+
+
+def _attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    causal: bool,
+    scale: float,
+    keep: Array | None,
+    y: Array,
+) -> list:
+    """Write to y what `attention` yields, without the factor of dropout; return what it saves."""
+    saved = []
+    keys = k.swapaxes(-1, -2)  # (…, E, S)
+    if q.shape[-2] > 1:  # copied, since products of small matrices take longer with transposed ones
+        keys = np.multiply(keys, q.dtype.type(scale), order="C")
+    else:
+        q = q * q.dtype.type(scale)
+    for rows, seen in _blocks(q.shape[-2], k.shape[-2], causal, device_of(q)):
+        scores = np.matmul(q[..., rows, :], keys[..., seen])
         if causal:
-            scores += _future(rows.start, *scores.shape[-2:], scores.dtype, device_of(q))
+            later = scores[..., rows.start :]
+            later += _future(*later.shape[-2:], q.dtype, device_of(q))
         if mask is None:
             scores -= peak(scores, -1)
             weights = np.exp(scores, out=scores)
@@ -339,47 +369,76 @@ def attention(
             allowed = mask.dtype == bool
             scores = np.where(mask, scores, -np.inf).astype(q.dtype) if allowed else scores + mask
             weights = _softmax_of_masked(scores, -1)
-        kept, keep = weights, None
-        if bits is not None:
-            kept, keep = dropout(weights, bits[..., rows, seen], threshold)
+        keep_here = None if keep is None else keep[..., rows, seen]
+        kept = weights if keep_here is None else weights * keep_here
         np.matmul(kept, v[..., seen, :], out=y[..., rows, :])
-        saved.append((weights, keep))
-    return y, saved
+        saved.append((weights, keep_here))
+    return saved
 
 
 def attention_backward(
     dy: Array, q: Array, k: Array, v: Array, saved: list, causal: bool, scale: float, threshold: int
-) -> tuple[Array, Array, Array, Array]:
-    """The gradients of q, k, v and of a mask that was added (of the scores, if there is one block).
+) -> tuple[Array, Array, Array, Array | None]:
+    """The gradients of q, k, v and of a mask that was added (of the scores, if there was a mask).
 
     With kept = dropout(weights): dv = keptᵀ dy, dkept = dy vᵀ; through dropout and softmax to
     dscores; dq = dscores k · scale, dk = dscoresᵀ q · scale.
     """
-    length, positions, scale = q.shape[-2], k.shape[-2], q.dtype.type(scale)
-    dq = np.empty_like(q, shape=(*dy.shape[:-2], length, q.shape[-1]))
-    dk = np.empty_like(q, shape=(*dy.shape[:-2], positions, k.shape[-1]))
-    dv = np.empty_like(q, shape=(*dy.shape[:-2], positions, v.shape[-1]))
-    blocks = list(zip(_blocks(length, positions, causal, device_of(q)), saved))
+    if threshold:
+        dy = dy * _dropout_scale(threshold, dy.dtype)
+    lead = dy.shape[:-2]
+    dq, dk, dv = (np.empty_like(x, shape=lead + x.shape[-2:]) for x in (q, k, v))
+    dscores = None
+    parts = [...] if len(saved) == 1 else _parts(q, k, v, None)
+    for i, saved_here in zip(parts, saved, strict=True):
+        gradients = dq[i], dk[i], dv[i]
+        dscores = _attention_backward(dy[i], q[i], k[i], v[i], saved_here, causal, gradients)
+    dq *= q.dtype.type(scale)
+    dk *= q.dtype.type(scale)
+    return dq, dk, dv, dscores
+
+
+def _attention_backward(
+    dy: Array, q: Array, k: Array, v: Array, saved: list, causal: bool, gradients: tuple
+) -> Array:
+    """Write the gradients (dq and dk without the factor `scale`); return dscores of a block."""
+    dq, dk, dv = gradients
+    values = v.swapaxes(-1, -2).copy()  # (…, D, S)
+    blocks = list(zip(_blocks(q.shape[-2], k.shape[-2], causal, device_of(q)), saved))
     for (rows, seen), (weights, keep) in reversed(blocks):  # the last block sees most
         dy_here = dy[..., rows, :]
-        kept = weights if keep is None else dropout_backward(weights, keep, threshold)
+        kept = weights if keep is None else weights * keep
         dv_here = np.matmul(kept.swapaxes(-1, -2), dy_here)
-        dkept = np.matmul(dy_here, v[..., seen, :].swapaxes(-1, -2))
-        dweights = dkept if keep is None else dropout_backward(dkept, keep, threshold)
+        dweights = np.matmul(dy_here, values[..., seen])
+        if keep is not None:
+            dweights *= keep
         dscores = softmax_backward(dweights, weights, -1)
         np.matmul(dscores, k[..., seen, :], out=dq[..., rows, :])
         dk_here = np.matmul(dscores.swapaxes(-1, -2), q[..., rows, :])
         for total, here in ((dk, dk_here), (dv, dv_here)):
-            if rows.stop < length:
+            if rows.stop < q.shape[-2]:
                 total[..., seen, :] += here
             else:
                 total[..., seen, :], total[..., seen.stop :, :] = here, 0
-    dq *= scale
-    dk *= scale
-    return dq, dk, dv, dscores
+    return dscores
 
 
 _ROWS = 64  # of a block of attention weights
+_WEIGHTS = (
+    2**18
+)  # in all such blocks that are computed at once: 1 MB of float32, for a level-2 cache
+
+
+def _parts(q: Array, k: Array, v: Array, mask: Array | None) -> list[Any]:
+    """Slices of the first dimension that are attended to one after the other: as many matrices at
+    once as stay in the cache. All at once where broadcasting or a mask ties them together."""
+    if len(q) == 1 or q.ndim < 3 or mask is not None or device_of(q) != "cpu":
+        return [...]
+    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
+        return [...]
+    weights = math.prod(q.shape[1:-2]) * min(q.shape[-2], _ROWS) * k.shape[-2]
+    n = max(_WEIGHTS // max(weights, 1), 1)
+    return [slice(i, i + n) for i in range(0, len(q), n)]
 
 
 def _blocks(length: int, positions: int, causal: bool, device: str) -> list[tuple[slice, slice]]:
@@ -395,14 +454,14 @@ def _blocks(length: int, positions: int, causal: bool, device: str) -> list[tupl
 
 
 @functools.lru_cache(maxsize=16)
-def _future(start: int, rows: int, positions: int, dtype: np.dtype, device: str) -> Array:
-    """−∞ where row `start`, `start` + 1, … would look at a later position, else 0."""
-    return np.triu(library(device).full((rows, positions), -np.inf, dtype), k=start + 1)
+def _future(rows: int, positions: int, dtype: np.dtype, device: str) -> Array:
+    """−∞ where a row would look at a later position than its own, else 0."""
+    return np.triu(library(device).full((rows, positions), -np.inf, dtype), k=1)
 
 
 # ---------------------------------------------------------------------------------------- optimizer
 
-_BLOCK = 32768  # four arrays of float32 and the work space: 640 kB
+_BLOCK = 131072  # long enough that threads rarely wait for each other to speak to Python
 
 
 def adam(
@@ -423,12 +482,10 @@ def adam(
     p ← p − lr · m̂ / (√v̂ + eps),  m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ)
     Weight decay first shrinks p by lr · weight_decay · p (AdamW), or is added to g (Adam).
     """
-    if p.ndim == 1 and p.size > _BLOCK and device_of(p) == "cpu":
-        # Piece by piece, so that a piece stays in the cache.
-        for i in range(0, p.size, _BLOCK):
-            here = slice(i, i + _BLOCK)
-            parts = (p[here], g[here], m[here], v[here])
-            adam(*parts, step, lr, betas, eps, weight_decay, decoupled)
+    if p.ndim == 1 and p.size > _BLOCK and device_of(p) == "cpu":  # in blocks, by several threads
+        settings = (step, lr, betas, eps, weight_decay, decoupled)
+        blocks = [slice(i, i + _BLOCK) for i in range(0, p.size, _BLOCK)]
+        list(_threads().map(lambda i: adam(p[i], g[i], m[i], v[i], *settings), blocks))
         return
     beta1, beta2 = betas
     rate = lr / (1 - beta1**step)
@@ -449,3 +506,10 @@ def adam(
     np.divide(m, work, out=work)
     work *= rate * correction
     p -= work
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """A thread per core. Not for many small calls: between two of them only one thread can run."""
+    some = hasattr(os, "sched_getaffinity")  # this process may not have all cores
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)) if some else os.cpu_count())

