@@ -152,12 +152,12 @@ def embedding_backward(dy: Array, index: Array, rows: int) -> Array:
     """
     index, dy = index.reshape(-1), dy.reshape(index.size, dy.shape[-1])
     if rows <= 256:
-        one_hot = np.zeros_like(dy, shape=(rows, index.size))
+        one_hot = np.zeros((rows, index.size), dy.dtype, like=dy)
         one_hot[index, np.arange(index.size, like=index)] = 1
         return np.matmul(one_hot, dy)
     order = np.argsort(index, kind="stable")
     if device_of(dy) != "cpu":
-        sums = np.zeros_like(dy, np.float64, shape=(index.size + 1, dy.shape[-1]))
+        sums = np.zeros((index.size + 1, dy.shape[-1]), np.float64, like=dy)
         sums[1:] = np.cumsum(dy[order], axis=0, dtype=np.float64)
         ends = np.searchsorted(index[order], np.arange(rows + 1, like=index))
         return (sums[ends[1:]] - sums[ends[:-1]]).astype(dy.dtype)
@@ -253,7 +253,7 @@ def dropout(x: Array, bits: Array, threshold: int) -> tuple[Array, Array]:
 
     Returns y and the mask of what was kept. Srivastava et al., Dropout (2014).
     """
-    keep = bits.reshape(x.shape) >= threshold
+    keep = bits.reshape(x.shape) > threshold - 1  # CuPy compares with 16-bit numbers only
     return dropout_backward(x, keep, threshold), keep
 
 
@@ -325,7 +325,7 @@ def attention(
     lead = q.shape[:-2]
     if not lead == k.shape[:-2] == v.shape[:-2]:
         lead = np.broadcast_shapes(lead, k.shape[:-2], v.shape[:-2])
-    y = np.empty_like(q, shape=(*lead, length, v.shape[-1]))
+    y = np.empty((*lead, length, v.shape[-1]), q.dtype, like=q)
     saved = []
     for rows, seen in _blocks(length, positions, causal, device_of(q)):
         scores = np.matmul(q[..., rows, :] * q.dtype.type(scale), k[..., seen, :].swapaxes(-1, -2))
@@ -356,9 +356,9 @@ def attention_backward(
     dscores; dq = dscores k · scale, dk = dscoresᵀ q · scale.
     """
     length, positions, scale = q.shape[-2], k.shape[-2], q.dtype.type(scale)
-    dq = np.empty_like(q, shape=(*dy.shape[:-2], length, q.shape[-1]))
-    dk = np.empty_like(q, shape=(*dy.shape[:-2], positions, k.shape[-1]))
-    dv = np.empty_like(q, shape=(*dy.shape[:-2], positions, v.shape[-1]))
+    dq = np.empty((*dy.shape[:-2], length, q.shape[-1]), q.dtype, like=q)
+    dk = np.empty((*dy.shape[:-2], positions, k.shape[-1]), q.dtype, like=q)
+    dv = np.empty((*dy.shape[:-2], positions, v.shape[-1]), q.dtype, like=q)
     blocks = list(zip(_blocks(length, positions, causal, device_of(q)), saved))
     for (rows, seen), (weights, keep) in reversed(blocks):  # the last block sees most
         dy_here = dy[..., rows, :]

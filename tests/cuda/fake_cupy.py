@@ -299,16 +299,23 @@ def _function(name, parameters=None):
         if name in WAITING or (name == "where" and len(args) == 1):
             _synchronise(name)
         sources: list = []
-        _check_axis(options.get("axis"), args)
+        _check(name, args, options.get("axis"))
         args, options = _unwrap(args, sources), {k: _unwrap(v, sources) for k, v in options.items()}
         return _wrap(numpy_function(*args, **options), *sources)
 
     return call
 
 
-def _check_axis(axis, args):
+def _check(name, args, axis):
+    """Refuse what NumPy takes and CuPy does not."""
     if isinstance(axis, int) and type(args[0]) is ndarray and args[0].ndim == 0:
-        raise np.exceptions.AxisError(axis, 0)  # where NumPy takes 0 and -1
+        raise np.exceptions.AxisError(axis, 0)  # NumPy takes 0 and -1
+    if name == "where" and not hasattr(args[0], "astype"):
+        raise AttributeError(f"{type(args[0]).__name__!r} object has no attribute 'astype'")
+    if any(name == text.partition(":")[2] for text in COMPARISONS.split()):
+        for x in args:  # a Python integer must fit the array's dtype
+            if type(x) is ndarray and x.dtype.kind in "iu":
+                np.array([y for y in args if type(y) is int], x.dtype)
 
 
 def _method(name):

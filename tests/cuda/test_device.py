@@ -69,6 +69,8 @@ OPERATIONS = {
     "power": (lambda t, x: (x * x + 1) ** 1.5 + x**3, (3, 4)),
     "functions": (lambda t, x: x.exp().sin() + x.tanh() * x.sigmoid() + x.cos(), (3, 4)),
     "roots": (lambda t, x: (x * x + 1).sqrt() + (x * x + 1).rsqrt() + (x * x + 1).log(), (3, 4)),
+    "zeroth power": (lambda t, x: x**0 * x, (3, 4)),
+    "power of a tensor": (lambda t, x, y: (x * x) ** y, (3, 4), (3, 4)),
     "relu": (lambda t, x: x.relu(), (3, 4)),
     "choices": (lambda t, x, y: t.where(x > y, x, y) + t.minimum(x, y).clamp(-1, 1), (3, 4), (4,)),
     "masked_fill": (lambda t, x, m: x.masked_fill(m, -1.5), (3, 4), mask(3, 4)),
@@ -129,6 +131,10 @@ def test_dropout_bits_are_those_of_the_cpu(n, rows):
             bits = [random.dropout_bits(n, device) for _ in range(2)]
         drawn.append([devices.move(b, "cpu") for b in bits])
     np.testing.assert_array_equal(*drawn)
+
+
+def test_dropout_of_everything():
+    assert F.dropout(tensorlib.ones(100, device="cuda"), 1.0).tolist() == [0] * 100
 
 
 def test_philox_is_numpy_s():
@@ -301,6 +307,9 @@ def test_mistakes_name_the_devices():
         here[tensorlib.tensor([1], device="cuda")]
     with pytest.raises(TypeError, match=r"\.cpu\(\)"):
         there.numpy()
+    for change in (there.__iadd__, lambda x: there.__setitem__(0, x)):
+        with pytest.raises(RuntimeError, match="in place on device 'cuda' with a tensor on 'cpu'"):
+            change(here)
     with pytest.raises(RuntimeError, match=r"gradient is on device 'cpu', the tensor on 'cuda'"):
         (there.requires_grad_() * 2).backward(here)
     with pytest.raises(RuntimeError, match="unknown device 'tpu': use 'cpu' or 'cuda'"):
