@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import io
 import itertools
 import os
@@ -76,9 +77,15 @@ def find_device(name: str) -> str:
         if name != "auto":
             raise UserError(f"--device {name}: {error}") from None
         if isinstance(error, CuPyError):
-            print(f"computing on the CPU: {error}", file=sys.stderr)
+            _tell(f"computing on the CPU: {error}")
         return "cpu"
     return device
+
+
+@functools.cache
+def _tell(message: str) -> None:
+    """Say something on standard error, once."""
+    print(message, file=sys.stderr)
 
 
 def prepare_device(config: RunConfig | SampleConfig) -> str:

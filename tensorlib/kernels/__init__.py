@@ -21,6 +21,6 @@ def kernels(array: Any) -> ModuleType:
 
 def use_fused(on: bool = True) -> None:
     """Whether arrays on a GPU get the fused kernels in CUDA C++ (`gpu.py`) instead of plain array
-    operations. RuntimeError, with the remedy, if there is no GPU."""
+    operations."""
     global _gpu
     _gpu = importlib.import_module(".gpu", __package__) if on else cpu
