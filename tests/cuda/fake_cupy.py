@@ -411,13 +411,13 @@ class RawModule:
 
 
 class _Kernel:
+    max_dynamic_shared_size_bytes = 48 * 1024
+
     def __init__(self, function):
         self._function = function
-        self.max_dynamic_shared_size_bytes = 48 * 1024
 
     def __call__(self, grid, block, args, *, shared_mem=0):
-        if shared_mem > self.max_dynamic_shared_size_bytes:
-            raise RuntimeError("CUDA_ERROR_INVALID_VALUE: more shared memory than was asked for")
+        self._function.max_dynamic_shared_size_bytes = self.max_dynamic_shared_size_bytes
         self._function(grid, block, tuple(map(_argument, args)), shared_mem=shared_mem)
 
 

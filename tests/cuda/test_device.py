@@ -78,6 +78,7 @@ OPERATIONS = {
     "matmul": (lambda t, x, y: x @ y, (2, 3, 4), (4, 5)),
     "batched matmul": (lambda t, x, y: x @ y, (2, 3, 4), (2, 4, 5)),
     "sums": (lambda t, x: x.sum(1) + x.mean(1) + x.var(1) + x.logsumexp(1), (3, 4)),
+    "several paths": (lambda t, x: x.sum() + x.mean() + (x * x + x.expand(2, 3, 4)).sum(), (3, 4)),
     "extremes": (lambda t, x: x.amax(0) + x.max(0).values + x.min(), (3, 4)),
     "argmax": (lambda t, x: x.argmax(1), (3, 4)),
     "topk": (lambda t, x: x.topk(2).values, (3, 5)),
