@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from . import philox as array_philox
+from .kernels import gpu_kernels
 
 # --- A state that advances ------------------------------------------------------------------------
 
@@ -299,11 +299,9 @@ def philox(seed, stream, step, draw, n, first=0, device="cpu"):
     if min(words) < 0 or max(words) >= 2**64:
         raise ValueError(f"philox: expected (seed, stream, step, draw) in [0, 2**64), got {words}")
     seed, stream, step, draw = words
-    block, skipped = divmod(first, 4)
     if device != "cpu":
-        blocks = -(-(skipped + n) // 4)
-        words = array_philox.philox((seed, stream), (block, draw, step), blocks, device)
-        return words.reshape(-1)[skipped : skipped + n]
+        return gpu_kernels().philox(seed, stream, step, draw, n, first)
+    block, skipped = divmod(first, 4)
     before = ((step << 128) + (draw << 64) + block - 1) % 2**256  # NumPy counts up, then computes
     key = np.array([seed, stream], dtype=np.uint64)
     return np.random.Philox(key=key, counter=before).random_raw(skipped + n)[skipped:]

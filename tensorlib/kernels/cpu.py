@@ -19,6 +19,7 @@ import numpy as np
 from ..arrays import is_outside, peak, sum_rows, vecdot
 from ..device import device_of, library
 from .erf import erf
+from .philox import philox as philox
 
 Array = Any
 

@@ -484,8 +484,8 @@ def installed():
 
 def _forget():
     """Have tensorlib look for CuPy again, and keep no array of the one before."""
-    from tensorlib import device, philox
-    from tensorlib.kernels import cpu
+    from tensorlib import device
+    from tensorlib.kernels import cpu, philox
 
     for cached in (device._cupy, philox._multipliers, cpu._future):
         cached.cache_clear()

@@ -27,7 +27,7 @@ from gpt.data import Corpus
 from gpt.run import Run
 from gpt.training import Trainer
 from tensorlib import device as devices
-from tensorlib import kernels, nn, optim, philox, random
+from tensorlib import kernels, nn, optim, random
 from tensorlib.nn import functional as F
 
 REPOSITORY = Path(__file__).parents[2]
@@ -139,12 +139,10 @@ def test_dropout_of_everything():
 
 
 def test_philox_is_numpy_s():
-    for key, counter in (((1, 2), (0, 3, 4)), ((2**64 - 1, 5), (2**40, 2**63, 2**64 - 1))):
-        ours = devices.move(philox.philox(key, counter, 7, "cuda"), "cpu")
-        first, b, c = counter
-        before = (c << 128) + (b << 64) + first - 1
-        theirs = np.random.Philox(key=np.array(key, np.uint64), counter=before % 2**256)
-        np.testing.assert_array_equal(ours.reshape(-1), theirs.random_raw(28))
+    for place in ((1, 2, 3, 4, 30, 0), (2**64 - 1, 5, 2**64 - 1, 2**63, 9, 2**40 + 3)):
+        ours = random.philox(*place, device="cuda")
+        assert devices.device_of(ours) == "cuda"
+        np.testing.assert_array_equal(devices.move(ours, "cpu"), random.philox(*place))
 
 
 # ---- the model, and training it ------------------------------------------------------------------
@@ -321,10 +319,11 @@ def test_the_fused_kernels_are_off_until_they_are_asked_for(monkeypatch):
     array = tensorlib.ones(2, device="cuda").array
     fused = types.ModuleType("tensorlib.kernels.gpu")
     monkeypatch.setitem(sys.modules, fused.__name__, fused)
-    assert kernels.kernels(array) is kernels.kernels(np.ones(2)) is kernels.cpu
+    assert kernels.kernels(array) is kernels.gpu_kernels() is kernels.cpu
     kernels.use_fused()
     try:
-        assert kernels.kernels(array) is fused
+        assert kernels.kernels(array) is kernels.gpu_kernels() is fused
+        assert kernels.kernels(array.astype(np.float64)) is kernels.cpu
         assert kernels.kernels(np.ones(2)) is kernels.cpu
     finally:
         kernels.use_fused(False)
