@@ -93,7 +93,7 @@ def prepare_device(config: RunConfig | SampleConfig) -> str:
     cannot be had."""
     device = find_device(config.device)
     if config.kernels == "fused" and device == "cpu":
-        raise UserError("--kernels fused is for a GPU, and this computes on the CPU; leave it out")
+        raise UserError("--kernels fused is for a GPU, this computes on the CPU: --kernels plain")
     use_fused(config.kernels == "fused")
     return device
 
