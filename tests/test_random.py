@@ -123,8 +123,9 @@ def test_a_generator_of_ones_own_leaves_the_default_alone():
     compare_position()
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_unseeded_programs_differ():
-    first, second = (runpy.run_path(ours.__file__)["default_generator"] for _ in range(2))
+    first, second = (runpy.run_module(ours.__name__)["default_generator"] for _ in range(2))
     assert first.initial_seed() != second.initial_seed()
 
 
