@@ -264,7 +264,6 @@ SIGNATURES = {
     "stack": "tup axis out dtype casting",
     "sum": "a axis dtype out keepdims",
     "swapaxes": "a axis1 axis2",
-    "take_along_axis": "a indices axis",
     "tile": "A reps",
     "transpose": "a axes",
     "tril": "m k",
@@ -276,15 +275,13 @@ SIGNATURES = {
     "zeros_like": "a dtype order subok shape",
 }
 # … its functions of every element (which take out=, where=, casting=, dtype=), and methods.
-UFUNCS = """absolute add bitwise_and bitwise_or bitwise_xor copysign cos divide equal exp
-    floor_divide greater greater_equal invert isfinite left_shift less less_equal log log1p
-    logical_and logical_not logical_or matmul maximum minimum multiply negative not_equal power
-    remainder right_shift sin sqrt square subtract tanh true_divide"""
-METHODS = """all any argmax argmin argsort cumsum max mean min ravel squeeze sum swapaxes take
-    var"""
-OPERATORS = """add and:bitwise_and floordiv:floor_divide lshift:left_shift matmul mod:remainder
-    mul:multiply or:bitwise_or pow:power rshift:right_shift sub:subtract truediv:true_divide
-    xor:bitwise_xor"""
+UFUNCS = """absolute add bitwise_and bitwise_or bitwise_xor copysign cos divide equal exp greater
+    greater_equal invert isfinite less less_equal log log1p logical_and logical_not logical_or
+    matmul maximum minimum multiply negative not_equal power right_shift sin sqrt square subtract
+    tanh true_divide"""
+METHODS = "all any argmax argmin argsort cumsum max mean min ravel squeeze sum swapaxes"
+OPERATORS = """add and:bitwise_and matmul mul:multiply or:bitwise_or pow:power rshift:right_shift
+    sub:subtract truediv:true_divide xor:bitwise_xor"""
 COMPARISONS = "eq:equal ge:greater_equal gt:greater le:less_equal lt:less ne:not_equal"
 DTYPES = "float16 float32 float64 int32 int64 uint8 uint16 uint32 uint64 bool_"
 WAITING = ("nonzero", "unique", "bincount")  # for the shape of their result
