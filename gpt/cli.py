@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import io
 import itertools
 import os
@@ -76,9 +77,15 @@ def find_device(name: str) -> str:
         if name != "auto":
             raise UserError(f"--device {name}: {error}") from None
         if isinstance(error, CuPyError):
-            print(f"computing on the CPU: {error}", file=sys.stderr)
+            _tell(f"computing on the CPU: {error}")
         return "cpu"
     return device
+
+
+@functools.cache
+def _tell(message: str) -> None:
+    """Say something on standard error, once."""
+    print(message, file=sys.stderr)
 
 
 def prepare_device(config: RunConfig | SampleConfig) -> str:
@@ -86,7 +93,7 @@ def prepare_device(config: RunConfig | SampleConfig) -> str:
     cannot be had."""
     device = find_device(config.device)
     if config.kernels == "fused" and device == "cpu":
-        raise UserError("--kernels fused is for a GPU, and this computes on the CPU; leave it out")
+        raise UserError("--kernels fused is for a GPU, this computes on the CPU: --kernels plain")
     use_fused(config.kernels == "fused")
     return device
 

@@ -108,7 +108,7 @@ class RunConfig:
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
     kernels: Kernels = "plain"
-    """On a GPU: operations of CuPy, or our own in CUDA C++, which are faster."""
+    """On a GPU: CuPy's operations, or our own in CUDA C++."""
     preset: Preset = "auto"
     """Sets the defaults below; auto: nanogpt-cpu on a CPU, video on a GPU."""
     out: Annotated[Path | None, _default("the next free runs/<n>")] = None
@@ -214,7 +214,7 @@ class SampleConfig:
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
     kernels: Kernels = "plain"
-    """On a GPU: operations of CuPy, or our own in CUDA C++, which are faster."""
+    """On a GPU: CuPy's operations, or our own in CUDA C++."""
     sampling: Sampling = Sampling()
 
     def __post_init__(self) -> None:

@@ -159,7 +159,7 @@ def peak(x: Any, axes: int | tuple[int, ...]) -> Any:
     axes = axes if isinstance(axes, tuple) else (axes % x.ndim,)
     if all(x.shape[axis] for axis in axes):
         return x.max(axis=axes, keepdims=True)
-    kept = [1 if axis in axes else n for axis, n in enumerate(x.shape)]
+    kept = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
     return np.full_like(x, -np.inf, shape=kept)
 
 

@@ -131,7 +131,9 @@ def operation(
         try:
             value, gradients = compute(*(prepare(*arrays) if prepare else arrays), **options)
         except (ValueError, TypeError) as error:
-            raise _explained(error, name, arrays) from error
+            if explained := _explained(error, name, arrays):
+                raise explained from error
+            raise
         many = type(value) is tuple
         node = None
         if gradients is not None and any(edges):
@@ -163,19 +165,20 @@ def _constant(name: str, option: str, value: Any) -> Any:
     return value.array
 
 
-def _explained(error: Exception, name: str, arrays: list) -> Exception:
+def _explained(error: Exception, name: str, arrays: list) -> Exception | None:
     """NumPy's complaint about shapes, or CuPy's about an array elsewhere, as the exception that
-    PyTorch raises; any other TypeError as it is."""
-    devices = sorted({device_of(x) for x in arrays if hasattr(x, "shape")})
+    PyTorch raises; None for any other TypeError."""
+    arrays = [x for x in arrays if hasattr(x, "shape") and not isinstance(x, np.generic)]
+    devices = sorted({device_of(x) for x in arrays})
     if len(devices) > 1:
         return RuntimeError(
             f"{name}: a tensor is on device {devices[0]!r} and another on {devices[1]!r}; "
             "move one with .to(device)"
         )
     if not isinstance(error, ValueError):
-        return error
+        return None
     kind = IndexError if isinstance(error, IndexError) else RuntimeError
-    shapes = ", ".join(str(tuple(x.shape)) for x in arrays if hasattr(x, "shape"))
+    shapes = ", ".join(str(tuple(x.shape)) for x in arrays)
     return kind(f"{name} of shapes {shapes}: {error}")
 
 

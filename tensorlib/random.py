@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from . import philox as array_philox
+from .kernels import gpu_kernels
 
 # --- A state that advances ------------------------------------------------------------------------
 
@@ -286,8 +286,9 @@ def _multiply_add(x, y, z):
 # --- Randomness as a function ---------------------------------------------------------------------
 
 
-def philox(seed, stream, step, draw, n, first=0):
-    """n words, from word `first` on, that depend on nothing but the arguments: uint64 (n,).
+def philox(seed, stream, step, draw, n, first=0, device="cpu"):
+    """n words, from word `first` on, that depend on nothing but the arguments: uint64 (n,), made
+    on the device.
 
     Philox4x64-10 (Salmon, Moraes, Dror & Shaw 2011): ten rounds of multiplying and mixing turn a
     256-bit counter into 256 random bits. The key is (seed, stream), and word i is number i % 4 of
@@ -298,6 +299,8 @@ def philox(seed, stream, step, draw, n, first=0):
     if min(words) < 0 or max(words) >= 2**64:
         raise ValueError(f"philox: expected (seed, stream, step, draw) in [0, 2**64), got {words}")
     seed, stream, step, draw = words
+    if device != "cpu":
+        return gpu_kernels().philox(seed, stream, step, draw, n, first)
     block, skipped = divmod(first, 4)
     before = ((step << 128) + (draw << 64) + block - 1) % 2**256  # NumPy counts up, then computes
     key = np.array([seed, stream], dtype=np.uint64)
@@ -348,14 +351,5 @@ def dropout_bits(n, device="cpu"):
     """
     first = n // len(_here.rows) * _here.rows.start
     word, skipped = divmod(first, 4)
-    count = -(-(skipped + n) // 4)
-    if device == "cpu":
-        words = philox(*next_draw(), count, word)
-    else:
-        seed, stream, step, draw = next_draw()
-        block, before = divmod(word, 4)
-        skipped += 4 * before
-        blocks = -(-(before + count) // 4)
-        words = array_philox.philox((seed, stream), (block, draw, step), blocks, device)
-        words = words.reshape(-1)
+    words = philox(*next_draw(), -(-(skipped + n) // 4), word, device)
     return words.astype("<u8", copy=False).view("<u2")[skipped : skipped + n]

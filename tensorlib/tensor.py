@@ -343,7 +343,14 @@ class Tensor(autograd.TensorBase):
                 "a tensor cannot be changed in place while gradients are recorded for it: "
                 "write x = x + y for x += y, or change it under no_grad()"
             )
-        return other.array if isinstance(other, Tensor) else other
+        if not isinstance(other, Tensor):
+            return other
+        if other.device != self.device:
+            raise RuntimeError(
+                f"in place on device {self.device!r} with a tensor on {other.device!r}: "
+                "move that with .to(device)"
+            )
+        return other.array
 
 
 def clear_gradients(tensors: Iterable[Tensor], set_to_none: bool = True) -> None:

@@ -3,8 +3,8 @@
 `HYPOTHESIS_PROFILE=explore python -m pytest tests/test_properties.py` looks for new
 counterexamples; the default draws the same programs every time.
 
-`python -m pytest --device cuda` computes on a GPU what `harness.check` checks, and what asks for
-the fixture `device`; `--device cuda-emulated` does so on `cuda/fake_cupy.py`, without a GPU.
+`python -m pytest --device cuda` computes on a GPU what `harness.check` checks, with `--kernels
+fused` by the fused kernels; `--device cuda-emulated` does so on `cuda/fake_cupy.py`, without a GPU.
 """
 
 import os
@@ -14,6 +14,8 @@ import harness
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from tensorlib.kernels import use_fused
 
 torch.set_num_threads(1)
 
@@ -26,6 +28,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 def pytest_addoption(parser):
     devices = ("cpu", "cuda", "cuda-emulated")
     parser.addoption("--device", choices=devices, default="cpu", help="where tensorlib computes")
+    parser.addoption("--kernels", choices=("plain", "fused"), default="plain", help="on a GPU")
 
 
 def pytest_configure(config):
@@ -33,6 +36,8 @@ def pytest_configure(config):
     if name == "cuda-emulated":
         fake_cupy.install()
     harness.device = name.removesuffix("-emulated")
+    if config.getoption("--kernels") == "fused":
+        use_fused()
 
 
 def pytest_collection_modifyitems(config, items):

@@ -8,6 +8,8 @@ import importlib
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from ..device import device_of
 from . import cpu
 
@@ -15,12 +17,19 @@ _gpu: ModuleType = cpu  # its array code runs on a GPU as well, by NumPy's proto
 
 
 def kernels(array: Any) -> ModuleType:
-    """The kernels for the machine on which `array` lives."""
-    return cpu if _gpu is cpu or device_of(array) == "cpu" else _gpu
+    """The kernels for the machine on which `array` lives; fused ones compute in 32 and 16 bits."""
+    if _gpu is cpu or device_of(array) == "cpu" or array.dtype == np.float64:
+        return cpu
+    return _gpu
+
+
+def gpu_kernels() -> ModuleType:
+    """The kernels for arrays on a GPU."""
+    return _gpu
 
 
 def use_fused(on: bool = True) -> None:
     """Whether arrays on a GPU get the fused kernels in CUDA C++ (`gpu.py`) instead of plain array
-    operations. RuntimeError, with the remedy, if there is no GPU."""
+    operations."""
     global _gpu
     _gpu = importlib.import_module(".gpu", __package__) if on else cpu

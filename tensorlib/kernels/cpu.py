@@ -21,6 +21,7 @@ import numpy as np
 from ..arrays import is_outside, peak, sum_rows, vecdot
 from ..device import device_of, library
 from .erf import erf
+from .philox import philox as philox
 
 Array = Any
 
@@ -154,12 +155,12 @@ def embedding_backward(dy: Array, index: Array, rows: int) -> Array:
     """
     index, dy = index.reshape(-1), dy.reshape(index.size, dy.shape[-1])
     if rows <= 256:
-        one_hot = np.zeros_like(dy, shape=(rows, index.size))
+        one_hot = np.zeros((rows, index.size), dy.dtype, like=dy)
         one_hot[index, np.arange(index.size, like=index)] = 1
         return np.matmul(one_hot, dy)
     order = np.argsort(index, kind="stable")
     if device_of(dy) != "cpu":
-        sums = np.zeros_like(dy, np.float64, shape=(index.size + 1, dy.shape[-1]))
+        sums = np.zeros((index.size + 1, dy.shape[-1]), np.float64, like=dy)
         sums[1:] = np.cumsum(dy[order], axis=0, dtype=np.float64)
         ends = np.searchsorted(index[order], np.arange(rows + 1, like=index))
         return (sums[ends[1:]] - sums[ends[:-1]]).astype(dy.dtype)
@@ -255,7 +256,7 @@ def dropout(x: Array, bits: Array, threshold: int) -> tuple[Array, Array]:
 
     Returns y and the mask of what was kept. Srivastava et al., Dropout (2014).
     """
-    keep = bits.reshape(x.shape) >= threshold
+    keep = bits.reshape(x.shape) > threshold - 1  # CuPy compares with 16-bit numbers only
     return dropout_backward(x, keep, threshold), keep
 
 
@@ -329,10 +330,10 @@ def attention(
     lead = q.shape[:-2]
     if not lead == k.shape[:-2] == v.shape[:-2]:
         lead = np.broadcast_shapes(lead, k.shape[:-2], v.shape[:-2])
-    y = np.empty_like(q, shape=(*lead, q.shape[-2], v.shape[-1]))
+    y = _laid_out_as(q, (*lead, q.shape[-2], v.shape[-1]))
     saved = []
     for i in _parts(q, k, v, mask):
-        keep = None if bits is None else bits[i] >= threshold
+        keep = None if bits is None else bits[i] > threshold - 1
         saved.append(_attention(q[i], k[i], v[i], mask, causal, scale, keep, y[i]))
     if threshold:
         y *= _dropout_scale(threshold, y.dtype)  # here, where there are fewer numbers than weights
@@ -387,7 +388,7 @@ def attention_backward(
     if threshold:
         dy = dy * _dropout_scale(threshold, dy.dtype)
     lead = dy.shape[:-2]
-    dq, dk, dv = (np.empty_like(x, shape=lead + x.shape[-2:]) for x in (q, k, v))
+    dq, dk, dv = (_laid_out_as(x, lead + x.shape[-2:]) for x in (q, k, v))
     dscores = None
     parts = [...] if len(saved) == 1 else _parts(q, k, v, None)
     for i, saved_here in zip(parts, saved, strict=True):
@@ -421,6 +422,12 @@ def _attention_backward(
             else:
                 total[..., seen, :], total[..., seen.stop :, :] = here, 0
     return dscores
+
+
+def _laid_out_as(x: Array, shape: tuple[int, ...]) -> Array:
+    """A new array of `shape`, its dimensions in the order that those of x have in memory: so heads
+    that were taken apart without a copy are put together again without one."""
+    return np.empty_like(x, shape=shape, order="K" if type(x) is np.ndarray else "C")
 
 
 _ROWS = 64  # of a block of attention weights

@@ -44,8 +44,9 @@ def pow(x, y):
     z = _power(x, y)
 
     def grad_x(grad):  # a zeroth power is constant, also at 0, where x ** -1 is not finite
-        slope = y * _power(x, y - 1)
-        return grad * (slope if isinstance(y, (int, float)) and y else np.where(y == 0, 0, slope))
+        if isinstance(y, (int, float)):
+            return grad * (y * _power(x, y - 1)) if y else np.zeros_like(grad)
+        return grad * np.where(y == 0, 0, y * _power(x, y - 1))
 
     def grad_y(grad):  # a power of 0 is constant too, although log 0 is not finite
         return grad * np.where((x == 0) & (y >= 0), 0, z * np.log(x))

@@ -82,7 +82,7 @@ def permute(x, *dims):
 
 def _inverse(order):
     """The order of dimensions that undoes `order`."""
-    return sorted(range(len(order)), key=order.__getitem__)
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
 @operation
@@ -125,8 +125,8 @@ def _split(x, bounds, axis):
 
 def _with_zeros(grads, shapes):
     """Gradients of several outputs, with zeros for those that nothing was computed from."""
-    like = next(grad for grad in grads if grad is not None)
-    return [np.zeros_like(like, shape=s) if g is None else g for g, s in zip(grads, shapes)]
+    some = next(grad for grad in grads if grad is not None)
+    return [np.zeros_like(some, shape=s) if g is None else g for g, s in zip(grads, shapes)]
 
 
 def split(tensor, split_size_or_sections, dim=0):
@@ -172,7 +172,7 @@ def _unbind(x, axis):
         parts = _with_zeros(grads if len(shapes) > 1 else [grads], shapes)
         # Laid out as x is: where x was transposed, going back then needs no copy.
         order = sorted(range(len(shape)), key=lambda i: -strides[i])
-        total = np.empty_like(parts[0], shape=[shape[i] for i in order])
+        total = np.empty_like(parts[0], shape=tuple(shape[i] for i in order))
         return np.stack(parts, axis=axis, out=np.transpose(total, _inverse(order)))
 
     return slices, (grad_x,)

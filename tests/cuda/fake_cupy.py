@@ -264,7 +264,6 @@ SIGNATURES = {
     "stack": "tup axis out dtype casting",
     "sum": "a axis dtype out keepdims",
     "swapaxes": "a axis1 axis2",
-    "take_along_axis": "a indices axis",
     "tile": "A reps",
     "transpose": "a axes",
     "tril": "m k",
@@ -276,15 +275,13 @@ SIGNATURES = {
     "zeros_like": "a dtype order subok shape",
 }
 # … its functions of every element (which take out=, where=, casting=, dtype=), and methods.
-UFUNCS = """absolute add bitwise_and bitwise_or bitwise_xor copysign cos divide equal exp
-    floor_divide greater greater_equal invert isfinite left_shift less less_equal log log1p
-    logical_and logical_not logical_or matmul maximum minimum multiply negative not_equal power
-    remainder right_shift sin sqrt square subtract tanh true_divide"""
-METHODS = """all any argmax argmin argsort cumsum max mean min ravel squeeze sum swapaxes take
-    var"""
-OPERATORS = """add and:bitwise_and floordiv:floor_divide lshift:left_shift matmul mod:remainder
-    mul:multiply or:bitwise_or pow:power rshift:right_shift sub:subtract truediv:true_divide
-    xor:bitwise_xor"""
+UFUNCS = """absolute add bitwise_and bitwise_or bitwise_xor copysign cos divide equal exp greater
+    greater_equal invert isfinite less less_equal log log1p logical_and logical_not logical_or
+    matmul maximum minimum multiply negative not_equal power right_shift sin sqrt square subtract
+    tanh true_divide"""
+METHODS = "all any argmax argmin argsort cumsum max mean min ravel squeeze sum swapaxes"
+OPERATORS = """add and:bitwise_and matmul mul:multiply or:bitwise_or pow:power rshift:right_shift
+    sub:subtract truediv:true_divide xor:bitwise_xor"""
 COMPARISONS = "eq:equal ge:greater_equal gt:greater le:less_equal lt:less ne:not_equal"
 DTYPES = "float16 float32 float64 int32 int64 uint8 uint16 uint32 uint64 bool_"
 WAITING = ("nonzero", "unique", "bincount")  # for the shape of their result
@@ -299,16 +296,23 @@ def _function(name, parameters=None):
         if name in WAITING or (name == "where" and len(args) == 1):
             _synchronise(name)
         sources: list = []
-        _check_axis(options.get("axis"), args)
+        _check(name, args, options.get("axis"))
         args, options = _unwrap(args, sources), {k: _unwrap(v, sources) for k, v in options.items()}
         return _wrap(numpy_function(*args, **options), *sources)
 
     return call
 
 
-def _check_axis(axis, args):
+def _check(name, args, axis):
+    """Refuse what NumPy takes and CuPy does not."""
     if isinstance(axis, int) and type(args[0]) is ndarray and args[0].ndim == 0:
-        raise np.exceptions.AxisError(axis, 0)  # where NumPy takes 0 and -1
+        raise np.exceptions.AxisError(axis, 0)  # NumPy takes 0 and -1
+    if name == "where" and not hasattr(args[0], "astype"):
+        raise AttributeError(f"{type(args[0]).__name__!r} object has no attribute 'astype'")
+    if any(name == text.partition(":")[2] for text in COMPARISONS.split()):
+        for x in args:  # a Python integer must fit the array's dtype
+            if type(x) is ndarray and x.dtype.kind in "iu":
+                np.array([y for y in args if type(y) is int], x.dtype)
 
 
 def _method(name):
@@ -404,13 +408,13 @@ class RawModule:
 
 
 class _Kernel:
+    max_dynamic_shared_size_bytes = 48 * 1024
+
     def __init__(self, function):
         self._function = function
-        self.max_dynamic_shared_size_bytes = 48 * 1024
 
     def __call__(self, grid, block, args, *, shared_mem=0):
-        if shared_mem > self.max_dynamic_shared_size_bytes:
-            raise RuntimeError("CUDA_ERROR_INVALID_VALUE: more shared memory than was asked for")
+        self._function.max_dynamic_shared_size_bytes = self.max_dynamic_shared_size_bytes
         self._function(grid, block, tuple(map(_argument, args)), shared_mem=shared_mem)
 
 
@@ -477,8 +481,8 @@ def installed():
 
 def _forget():
     """Have tensorlib look for CuPy again, and keep no array of the one before."""
-    from tensorlib import device, philox
-    from tensorlib.kernels import cpu
+    from tensorlib import device
+    from tensorlib.kernels import cpu, philox
 
     for cached in (device._cupy, philox._multipliers, cpu._future):
         cached.cache_clear()

@@ -27,7 +27,7 @@ from gpt.data import Corpus
 from gpt.run import Run
 from gpt.training import Trainer
 from tensorlib import device as devices
-from tensorlib import kernels, nn, optim, philox, random
+from tensorlib import kernels, nn, optim, random
 from tensorlib.nn import functional as F
 
 REPOSITORY = Path(__file__).parents[2]
@@ -69,6 +69,8 @@ OPERATIONS = {
     "power": (lambda t, x: (x * x + 1) ** 1.5 + x**3, (3, 4)),
     "functions": (lambda t, x: x.exp().sin() + x.tanh() * x.sigmoid() + x.cos(), (3, 4)),
     "roots": (lambda t, x: (x * x + 1).sqrt() + (x * x + 1).rsqrt() + (x * x + 1).log(), (3, 4)),
+    "zeroth power": (lambda t, x: x**0 * x, (3, 4)),
+    "power of a tensor": (lambda t, x, y: (x * x) ** y, (3, 4), (3, 4)),
     "relu": (lambda t, x: x.relu(), (3, 4)),
     "choices": (lambda t, x, y: t.where(x > y, x, y) + t.minimum(x, y).clamp(-1, 1), (3, 4), (4,)),
     "masked_fill": (lambda t, x, m: x.masked_fill(m, -1.5), (3, 4), mask(3, 4)),
@@ -76,6 +78,7 @@ OPERATIONS = {
     "matmul": (lambda t, x, y: x @ y, (2, 3, 4), (4, 5)),
     "batched matmul": (lambda t, x, y: x @ y, (2, 3, 4), (2, 4, 5)),
     "sums": (lambda t, x: x.sum(1) + x.mean(1) + x.var(1) + x.logsumexp(1), (3, 4)),
+    "several paths": (lambda t, x: x.sum() + x.mean() + (x * x + x.expand(2, 3, 4)).sum(), (3, 4)),
     "extremes": (lambda t, x: x.amax(0) + x.max(0).values + x.min(), (3, 4)),
     "argmax": (lambda t, x: x.argmax(1), (3, 4)),
     "topk": (lambda t, x: x.topk(2).values, (3, 5)),
@@ -131,13 +134,15 @@ def test_dropout_bits_are_those_of_the_cpu(n, rows):
     np.testing.assert_array_equal(*drawn)
 
 
+def test_dropout_of_everything():
+    assert F.dropout(tensorlib.ones(100, device="cuda"), 1.0).tolist() == [0] * 100
+
+
 def test_philox_is_numpy_s():
-    for key, counter in (((1, 2), (0, 3, 4)), ((2**64 - 1, 5), (2**40, 2**63, 2**64 - 1))):
-        ours = devices.move(philox.philox(key, counter, 7, "cuda"), "cpu")
-        first, b, c = counter
-        before = (c << 128) + (b << 64) + first - 1
-        theirs = np.random.Philox(key=np.array(key, np.uint64), counter=before % 2**256)
-        np.testing.assert_array_equal(ours.reshape(-1), theirs.random_raw(28))
+    for place in ((1, 2, 3, 4, 30, 0), (2**64 - 1, 5, 2**64 - 1, 2**63, 9, 2**40 + 3)):
+        ours = random.philox(*place, device="cuda")
+        assert devices.device_of(ours) == "cuda"
+        np.testing.assert_array_equal(devices.move(ours, "cpu"), random.philox(*place))
 
 
 # ---- the model, and training it ------------------------------------------------------------------
@@ -301,6 +306,9 @@ def test_mistakes_name_the_devices():
         here[tensorlib.tensor([1], device="cuda")]
     with pytest.raises(TypeError, match=r"\.cpu\(\)"):
         there.numpy()
+    for change in (there.__iadd__, lambda x: there.__setitem__(0, x)):
+        with pytest.raises(RuntimeError, match="in place on device 'cuda' with a tensor on 'cpu'"):
+            change(here)
     with pytest.raises(RuntimeError, match=r"gradient is on device 'cpu', the tensor on 'cuda'"):
         (there.requires_grad_() * 2).backward(here)
     with pytest.raises(RuntimeError, match="unknown device 'tpu': use 'cpu' or 'cuda'"):
@@ -311,13 +319,13 @@ def test_the_fused_kernels_are_off_until_they_are_asked_for(monkeypatch):
     array = tensorlib.ones(2, device="cuda").array
     fused = types.ModuleType("tensorlib.kernels.gpu")
     monkeypatch.setitem(sys.modules, fused.__name__, fused)
-    assert kernels.kernels(array) is kernels.kernels(np.ones(2)) is kernels.cpu
+    monkeypatch.setattr(kernels, "_gpu", kernels.cpu)  # whatever the tests run with; put back
+    assert kernels.kernels(array) is kernels.gpu_kernels() is kernels.cpu
     kernels.use_fused()
-    try:
-        assert kernels.kernels(array) is fused
-        assert kernels.kernels(np.ones(2)) is kernels.cpu
-    finally:
-        kernels.use_fused(False)
+    assert kernels.kernels(array) is kernels.gpu_kernels() is fused
+    assert kernels.kernels(array.astype(np.float64)) is kernels.cpu
+    assert kernels.kernels(np.ones(2)) is kernels.cpu
+    kernels.use_fused(False)
     assert kernels.kernels(array) is kernels.cpu
 
 
@@ -418,8 +426,15 @@ SIZE = "--n-layer=2 --n-head=2 --n-embd=16 --block-size=8 --batch-size=4 --eval-
 TRAIN = [*SIZE.split(), "--data=text.txt", "--out=run", "--eval-interval=10", "--dropout=0.1"]
 
 
-def test_train_and_sample(script, tmp_path):
-    done = script("train.py", "--device=gpu", "--preset=nanogpt-cpu", "--max-iters=20", *TRAIN)
+@pytest.mark.parametrize("kernels", ["plain", "fused"])
+def test_train_and_sample(script, tmp_path, kernels, machine):
+    if kernels == "fused":
+        pytest.importorskip("tensorlib.kernels.gpu")
+        emulator = pytest.importorskip("emulator")
+        if machine == "stand-in" and emulator.missing:
+            pytest.skip(emulator.missing)
+    done = script("train.py", "--device=gpu", f"--kernels={kernels}", "--preset=nanogpt-cpu",
+                  "--max-iters=20", *TRAIN)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "device      cuda" in done.stdout
     here = script("train.py", "--device=cpu", "--preset=nanogpt-cpu", "--max-iters=20",
@@ -434,7 +449,9 @@ def test_train_and_sample(script, tmp_path):
         for name in report.keys() & {"train_loss", "val_loss", "full_val_loss"}:
             assert report[name] == pytest.approx(expected[name], abs=1e-4)
 
-    on = script("train.py", "--resume", "--out=run", "--device=cpu", "--max-iters=25")
+    on = script(
+        "train.py", "--resume", "--out=run", "--device=cpu", "--kernels=plain", "--max-iters=25"
+    )
     assert on.returncode == 0, on.stderr
     texts = [
         script("sample.py", "--checkpoint=run", f"--device={device}", "--max-new-tokens=30")
