@@ -1,0 +1,90 @@
+"""What a training step costs, in counts: they tell a loss of speed that a noisy clock would hide.
+
+A limit may be raised where the step does more for it, and should be lowered where it does less.
+"""
+
+import tracemalloc
+from collections import Counter
+
+import pytest
+
+import tensorlib
+from gpt import GPT, GPTConfig
+
+B, T, C, H, V = 4, 32, 64, 4, 65
+
+
+def model_and_batch(layers, dropout=0.0):
+    tensorlib.manual_seed(0)
+    model = GPT(GPTConfig(V, block_size=T, n_layer=layers, n_head=H, n_embd=C, dropout=dropout))
+    idx = tensorlib.randint(0, V, (B, T + 1))
+    return model, idx[:, :-1], idx[:, 1:]
+
+
+def loss_of(layers, dropout=0.0):
+    model, idx, targets = model_and_batch(layers, dropout)
+    return model(idx, targets)[1]
+
+
+def recorded(loss):
+    """How often each operation is on the tape that ends in `loss`."""
+    nodes, stack = set(), [loss.node]
+    while stack:
+        node = stack.pop()
+        if node not in nodes:
+            nodes.add(node)
+            sources = [edge[0][0] for edge in node.edges if edge is not None]
+            stack += [source for source in sources if type(source) is type(node)]
+    return Counter(node.name for node in nodes)
+
+
+def test_operations_of_a_block():
+    """What a block adds to the tape: the fused operations, the views, the two additions."""
+    counts = [
+        recorded(model(idx, targets)[1]) for model, idx, targets in map(model_and_batch, (1, 2))
+    ]
+    assert counts[1] - counts[0] == Counter(
+        layer_norm=2, linear=4, attention=1, relu=1, add=2,
+        view=1, permute=1, unbind=1, transpose=1, reshape=1,
+    )  # fmt: skip
+    assert sum(counts[0].values()) - 15 == 12  # embeddings, last norm, head, loss
+
+
+def test_dropout_adds_one_operation_each():
+    counts = [
+        recorded(model(i, t)[1]) for model, i, t in (model_and_batch(1), model_and_batch(1, 0.2))
+    ]
+    assert counts[1] - counts[0] == Counter(dropout=2)  # the attention's own is fused with it
+
+
+def peak_of(step):
+    """The most that was allocated during a step, in numbers of float32, NumPy's arrays included."""
+    step()  # what is made once and kept
+    tracemalloc.start()
+    try:
+        step()
+        return tracemalloc.get_traced_memory()[1] / 4
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_memory_of_a_block(backward):
+    """A block keeps, of each position: the normalised rows and the result of both LayerNorms (4 C),
+    query, key and value (3 C), the attention weights (H T) and what they gathered (C), and the
+    hidden layer after its ReLU (4 C); not the residual stream, nor what a bias was added to.
+    Backward frees as it goes, so the whole step needs no more."""
+    peaks = []
+    for layers in (4, 8):
+        model, idx, targets = model_and_batch(layers)
+
+        def step(model=model, idx=idx, targets=targets):
+            loss = model(idx, targets)[1]
+            if backward:
+                loss.backward()
+            for p in model.parameters():
+                p.grad = None
+
+        peaks.append(peak_of(step))
+    kept = B * T * (12 * C + H * T)
+    assert kept <= (peaks[1] - peaks[0]) / 4 <= 1.04 * kept
