@@ -126,7 +126,7 @@ def _split(x, bounds, axis):
 def _with_zeros(grads, shapes):
     """Gradients of several outputs, with zeros for those that nothing was computed from."""
     some = next(grad for grad in grads if grad is not None)
-    return [np.zeros(s, some.dtype, like=some) if g is None else g for g, s in zip(grads, shapes)]
+    return [np.zeros_like(some, shape=s) if g is None else g for g, s in zip(grads, shapes)]
 
 
 def split(tensor, split_size_or_sections, dim=0):
