@@ -438,3 +438,8 @@ def adam(
     np.divide(m, work, out=work)
     work *= rate * correction
     p -= work
+
+
+def norm(x: Array) -> Array:
+    """√Σ x² over all elements: an array ()."""
+    return np.sqrt(np.vdot(x, x))

@@ -6,8 +6,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from cuda import emulator
-from cuda.emulator import Fault, guarded, shuffle
+import emulator
+from emulator import Fault, guarded, shuffle
 
 pytestmark = pytest.mark.skipif(emulator.missing is not None, reason=str(emulator.missing))
 WARP = 32
@@ -17,7 +17,9 @@ WARP = 32
 def compiled(body, parameters="float* x", among=()):
     """The kernel of this body; compiled together with other bodies, since that takes less time."""
     bodies = list(dict.fromkeys((body, *among) if body not in among else among))
-    code = [f'extern "C" __global__ void k{i}({parameters}) {{ {b} }}' for i, b in enumerate(bodies)]
+    code = [
+        f'extern "C" __global__ void k{i}({parameters}) {{ {b} }}' for i, b in enumerate(bodies)
+    ]
     # one per line: the mistakes below are told with their lines
     module = emulator.Module("\n".join(code), (), Path(__file__).parent)
     return module.get_function(f"k{bodies.index(body)}")
