@@ -30,7 +30,7 @@ def _module(name: str, dtype: str) -> Any:
     """`cuda/<name>.cu`, compiled for arrays of this dtype."""
     if dtype not in _SCALARS:
         raise RuntimeError(f"the fused kernels compute in {', '.join(_SCALARS)}, not in {dtype}")
-    # CuPy keeps what it has compiled, and knows it by the source: so what is included is part of it.
+    # CuPy keeps what it has compiled and knows it by its source, of which an include is no part.
     code = (_SOURCES / f"{name}.cu").read_text()
     code = code.replace('#include "common.cuh"', (_SOURCES / "common.cuh").read_text())
     options = ("--std=c++17", f"-Dscalar={_SCALARS[dtype]}")
@@ -267,13 +267,12 @@ def _column_sums(x: Array, z: Array | None = None) -> list[Array]:
     partial = _empty((sums * blocks, columns), np.float32)
     totals = [_empty(columns, x.dtype) for _ in range(sums)]
     grid, block = (-(-columns // 32), blocks), (32, 8)
-    args = x, x if z is None else z, partial, z is not None, rows, columns
-    _launch("columns.column_sums", x.dtype, grid, block, *args)
+    args = x, x if z is None else z, partial, z is not None
+    _launch("columns.column_sums", x.dtype, grid, block, *args, rows, columns)
     for i, total in enumerate(totals):
         here = partial[i * blocks : (i + 1) * blocks]
-        grid = (-(-columns // _THREADS),)
-        args = here, total, blocks, columns
-        _launch("columns.add_partial_sums", x.dtype, grid, (_THREADS,), *args)
+        threads = (-(-columns // _THREADS),), (_THREADS,)
+        _launch("columns.add_partial_sums", x.dtype, *threads, here, total, blocks, columns)
     return totals
 
 
@@ -309,10 +308,9 @@ def philox(seed: int, stream: int, step: int | Array, draw: int, n: int, first: 
     if isinstance(step, int):
         step = library("cuda").full(1, step, np.uint64)
     words = _empty(skipped + n, np.uint64)
-    key, rest = (np.uint64(seed), np.uint64(stream)), (np.uint64(draw), np.uint64(block))
-    blocks = -(-len(words) // (4 * _THREADS))
-    args = words, *key, step, *rest, np.int64(len(words))
-    _launch("elementwise.philox", np.dtype(np.float32), (blocks,), (_THREADS,), *args)
+    place = np.uint64(seed), np.uint64(stream), step, np.uint64(draw), np.uint64(block)
+    grid, dtype = (-(-words.size // (4 * _THREADS)),), np.dtype(np.float32)
+    _launch("elementwise.philox", dtype, grid, (_THREADS,), words, *place, np.int64(words.size))
     return words[skipped:]
 
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import bisect
 import ctypes
-import functools
 import hashlib
-import itertools
 import math
 import mmap
 import os
@@ -29,10 +27,12 @@ from pathlib import Path
 import numpy as np
 
 _HEADER = Path(__file__).with_name("cuda_on_cpu.h")
-_FLAGS = (
-    "-std=c++17 -O1 -g -w -fPIC -shared -nodefaultlibs -fno-exceptions -fno-rtti -fno-strict-aliasing -fno-threadsafe-statics"
-    " -ffp-contract=off -U_FORTIFY_SOURCE -fsanitize=bounds,alignment"
-).split()
+_FLAGS = [
+    *("-std=c++17", "-O1", "-g", "-w", "-fPIC", "-shared", "-ffp-contract=off"),
+    *("-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing", "-fno-threadsafe-statics"),
+    *("-fsanitize=bounds,alignment", "-nodefaultlibs"),  # whose handlers are in the header
+    "-U_FORTIFY_SOURCE",  # it takes the switch between fibres for an attack
+]
 
 missing = None  # why kernels cannot run here, for pytest.skip
 if shutil.which("g++") is None:
@@ -43,12 +43,13 @@ elif sys.platform != "linux":
 _seed = 0
 
 
-class Fault(RuntimeError):
+class Fault(RuntimeError):  # noqa: N818
     """A kernel did what is undefined, or was launched with what it does not take."""
 
 
 def shuffle(seed: int | None) -> None:
-    """From now on threads, warps and blocks take turns in an order drawn from `seed` (None: 0, 1, …)."""
+    """From now on threads, warps and blocks take turns in an order drawn from `seed`, or as they
+    are numbered (None)."""
     global _seed
     _seed = 0 if seed is None else (seed + 1) * 0x9E3779B97F4A7C15 % 2**64
 
@@ -152,7 +153,7 @@ def _value(arg) -> tuple[str, np.ndarray, int | None]:
     return "P", np.array(address, np.uint64), address
 
 
-# ------------------------------------------------------------------------------------ guarded memory
+# ----------------------------------------------------------------------------------- guarded memory
 
 _protect = None if missing else ctypes.CDLL(None, use_errno=True).mprotect
 _starts: list[int] = []  # of the guarded arrays that live, sorted

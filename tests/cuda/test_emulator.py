@@ -3,10 +3,10 @@
 import functools
 from pathlib import Path
 
+import emulator
 import ml_dtypes
 import numpy as np
 import pytest
-import emulator
 from emulator import Fault, guarded, shuffle
 
 pytestmark = pytest.mark.skipif(emulator.missing is not None, reason=str(emulator.missing))
@@ -20,7 +20,6 @@ def compiled(body, parameters="float* x", among=()):
     code = [
         f'extern "C" __global__ void k{i}({parameters}) {{ {b} }}' for i, b in enumerate(bodies)
     ]
-    # one per line: the mistakes below are told with their lines
     module = emulator.Module("\n".join(code), (), Path(__file__).parent)
     return module.get_function(f"k{bodies.index(body)}")
 
@@ -287,7 +286,8 @@ def test_the_fragment_product_is_a_matrix_product(name, dtype, seed):
 @pytest.mark.parametrize(("name", "dtype"), NARROW)
 def test_two_numbers_to_a_register(name, dtype):
     kernel = compiled(
-        f"u[0] = pack<{name}>(y[0], y[1]); float2 v = unpack<{name}>(u[0]); y[2] = v.x; y[3] = v.y;",
+        f"u[0] = pack<{name}>(y[0], y[1]);"
+        f"float2 v = unpack<{name}>(u[0]); y[2] = v.x; y[3] = v.y;",
         parameters="unsigned* u, float* y",
     )
     u, y = guarded(1, np.uint32), np.float32([1.2345, -6.789, 0, 0])

@@ -1,7 +1,7 @@
 """Every fused kernel for the GPU, run on the CPU, against its twin in `kernels/cpu.py`.
 
-Inputs and outputs are guarded, outputs begin as NaN, and each kernel runs several times, its threads
-in another order: it has to give the same bits.
+Inputs and outputs are guarded, outputs begin as NaN, and each kernel runs several times, with its
+threads in another order: it has to give the same bits.
 """
 
 import functools
