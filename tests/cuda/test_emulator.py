@@ -286,8 +286,7 @@ def test_the_fragment_product_is_a_matrix_product(name, dtype, seed):
 @pytest.mark.parametrize(("name", "dtype"), NARROW)
 def test_two_numbers_to_a_register(name, dtype):
     kernel = compiled(
-        f"u[0] = pack<{name}>(y[0], y[1]);"
-        f"float2 v = unpack<{name}>(u[0]); y[2] = v.x; y[3] = v.y;",
+        f"u[0] = pack<{name}>(y[0], y[1]);float2 v = unpack<{name}>(u[0]); y[2] = v.x; y[3] = v.y;",
         parameters="unsigned* u, float* y",
     )
     u, y = guarded(1, np.uint32), np.float32([1.2345, -6.789, 0, 0])
