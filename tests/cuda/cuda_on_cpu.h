@@ -295,12 +295,13 @@ static void place_dynamic_shared(int bytes) {
         mprotect(region, room, PROT_READ | PROT_WRITE);
     }
     dynamic_shared = region + room - (bytes + 15) / 16 * 16;
-    memset(dynamic_shared - ZONE, 0xff, ZONE + (bytes + 15) / 16 * 16);
+    memset(dynamic_shared - ZONE, 0x41, ZONE + (bytes + 15) / 16 * 16);
+    memset(dynamic_shared, 0xff, bytes);
 }
 
 static void check_dynamic_shared(int bytes) {
     for (int i = -ZONE; i < (bytes + 15) / 16 * 16; i = i == -1 ? bytes : i + 1)
-        if (dynamic_shared[i] != (char)0xff)
+        if (dynamic_shared[i] != 0x41)
             fail("block (%u, %u, %u) wrote to byte %d of %d of dynamic shared memory", blockIdx.x,
                  blockIdx.y, blockIdx.z, i, bytes);
 }

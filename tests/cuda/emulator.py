@@ -156,6 +156,7 @@ def _value(arg) -> tuple[str, np.ndarray, int | None]:
 # ----------------------------------------------------------------------------------- guarded memory
 
 _protect = None if missing else ctypes.CDLL(None, use_errno=True).mprotect
+_ZONE = 0x41  # around an array: 12.08 as float32, which arithmetic changes, as it does not NaN
 _starts: list[int] = []  # of the guarded arrays that live, sorted
 _ranges: dict[int, tuple[int, int, int, int]] = {}
 
@@ -176,7 +177,7 @@ def guarded(shape: tuple[int, ...] | int, dtype) -> np.ndarray:
     room = max(-(-size // page), 1) * page
     memory = _Memory(-1, room + 2 * page)
     whole = np.frombuffer(memory, np.uint8)
-    whole[page:-page] = 0xFF
+    whole[page:-page] = _ZONE
     low = whole.ctypes.data + page
     start = low + (room - size) // 16 * 16
     for address in (low - page, low + room):
@@ -185,6 +186,7 @@ def guarded(shape: tuple[int, ...] | int, dtype) -> np.ndarray:
     _ranges[low] = (low, start, start + size, low + room)
     weakref.finalize(memory, _forget, low)
     offset = start - low + page
+    whole[offset : offset + size] = 0xFF
     return whole[offset : offset + size].view(dtype).reshape(shape)
 
 
@@ -201,6 +203,6 @@ def _damage(address: int) -> str | None:
         return None
     for name, first, last in (("before its first", low, start), ("behind its last", stop, high)):
         zone = np.ctypeslib.as_array((ctypes.c_uint8 * (last - first)).from_address(first))
-        if (zone != 0xFF).any():
+        if (zone != _ZONE).any():
             return f"memory {name} element"
     return None

@@ -165,10 +165,11 @@ def test_what_is_undefined_is_a_fault(body):
     assert (x == 1).all()
 
 
-def test_a_write_behind_the_last_element_is_seen_where_no_page_ends():
+@pytest.mark.parametrize("body", [FINE, "x[threadIdx.x] += 1;"])
+def test_a_write_behind_the_last_element_is_seen_where_no_page_ends(body):
     x = guarded(62, np.float32)
     with pytest.raises(Fault, match="argument 0: wrote to memory behind its last element"):
-        compiled(FINE, among=(*MISTAKES, FINE))((1,), (63,), (x,))
+        compiled(body, among=(*MISTAKES, FINE))((1,), (63,), (x,))
 
 
 def test_shared_memory_begins_as_nan_in_each_block():

@@ -61,7 +61,6 @@ extern "C" __global__ void embedding(const int64* index, const scalar* weight, s
 extern "C" __global__ void philox(uint64* words, uint64 seed, uint64 stream, const uint64* step,
                                   uint64 draw, uint64 first, int64 n) {
     int64 i = thread_number();
-    if (4 * i >= n) return;
     uint64 x[4] = {first + i, draw, *step, 0};
     for (int round = 0; round < 10; round++) {
         uint64 even = x[0], third = x[2];
