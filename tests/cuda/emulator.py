@@ -55,9 +55,14 @@ def shuffle(seed: int | None) -> None:
 
 
 class Module:
-    """Compiled CUDA code. options: as for NVRTC, of which -D and -I count here."""
+    """Compiled CUDA code.
+
+    options: as for NVRTC, of which -D and -I count here; and for a debugger -O0. The code of a file
+    in the folder `include` is that file for a debugger, else it is a copy in the cache.
+    """
 
     def __init__(self, code: str, options: tuple[str, ...], include: Path) -> None:
+        origin = [f.absolute() for f in Path(include).glob("*.cu") if f.read_text() == code]
         # `extern __shared__ float x[];` has no counterpart in C++: the launch knows where it is.
         code = re.sub(
             r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?([\w\s]+?)\s*\b(\w+)\[\];",
@@ -66,6 +71,7 @@ class Module:
         )
         names = re.findall(r"__global__[\s\w]*?(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(", code)
         kernels = "\n".join(f"CUDA_ON_CPU_KERNEL({name})" for name in names)
+        code = "".join(f'#line 1 "{path}"\n' for path in origin) + code
         self._library = ctypes.PyDLL(str(_compiled(f"{code}\n{kernels}\n", options, include)))
 
     def get_function(self, name: str) -> Function:
@@ -74,7 +80,7 @@ class Module:
 
 def _compiled(code: str, options: tuple[str, ...], include: Path) -> Path:
     """The shared library of `code`, from the cache if nothing that it is made of has changed."""
-    flags = [o for o in options if o.startswith(("-D", "-I"))]
+    flags = [o for o in options if o.startswith(("-D", "-I", "-O"))]
     sources = [_HEADER, *sorted(Path(include).glob("*.cuh"))]
     digest = hashlib.sha256("\0".join([code, *flags, *_FLAGS]).encode())
     for source in sources:
