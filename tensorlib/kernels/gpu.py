@@ -88,7 +88,8 @@ def masked_softmax(x: Array, mask: Array, axis: int) -> Array:
 
 
 def _softmax(x: Array, mask: Array | None, axis: int) -> Array:
-    rows, seen, period = _rows(x, axis), x, 0
+    rows = _rows(x, axis)
+    seen, period = rows, 0  # without a mask it is not read
     if mask is not None:
         mask = mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape)
         # Along leading dimensions in which the mask does not change, the kernel repeats it.
@@ -245,7 +246,7 @@ def _normalised(
 def _norm_backward(
     kernel: str, dy: Array, normed: Array, rstd: Array, weight: Array | None, needed: list[bool]
 ) -> tuple[Array | None, Array | None, Array | None]:
-    (dy,) = _contiguous(dy)
+    dy, normed = _contiguous(dy, normed)
     dx = dw = db = None
     if needed[0]:
         dx = _empty(dy.shape, dy.dtype)
@@ -261,19 +262,19 @@ def _norm_backward(
 
 def _column_sums(x: Array, z: Array | None = None) -> list[Array]:
     """Σ x over the rows of x (N, C), and Σ x · z if there is a z: (C,) each."""
-    (x,) = _contiguous(x)
+    sums = 1 if z is None else 2
+    x, z = _contiguous(x, x if z is None else z)
     rows, columns = x.shape
-    sums, blocks = 1 if z is None else 2, max(1, min(64, rows // 32))
-    partial = _empty((sums * blocks, columns), np.float32)
-    totals = [_empty(columns, x.dtype) for _ in range(sums)]
-    grid, block = (-(-columns // 32), blocks), (32, 8)
-    args = x, x if z is None else z, partial, z is not None
-    _launch("columns.column_sums", x.dtype, grid, block, *args, rows, columns)
-    for i, total in enumerate(totals):
-        here = partial[i * blocks : (i + 1) * blocks]
-        threads = (-(-columns // _THREADS),), (_THREADS,)
-        _launch("columns.add_partial_sums", x.dtype, *threads, here, total, blocks, columns)
-    return totals
+    blocks = max(1, min(64, rows // 32))
+    partial = _empty((sums, blocks, columns), np.float32)
+    totals = _empty((sums, columns), x.dtype)
+    grid, args = (-(-columns // 32), blocks), (x, z, partial, sums, rows, columns)
+    _launch("columns.column_sums", x.dtype, grid, (32, 8), *args)
+    grid = -(-columns // _THREADS), sums
+    _launch(
+        "columns.add_partial_sums", x.dtype, grid, (_THREADS,), partial, totals, blocks, columns
+    )
+    return [totals[i] for i in range(sums)]
 
 
 # ------------------------------------------------------------------------------------------ dropout

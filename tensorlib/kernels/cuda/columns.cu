@@ -16,32 +16,33 @@ __device__ float sum_of_column(float x) {
     return total;
 }
 
-// First step: partial[b] (C,) = Σ x, and if there are `products` partial[gridDim.y + b] = Σ x · z,
-// over the rows of block (·, b). x, z: (rows, C).
+// First step: partial[0][b] (C,) = Σ x and, if two `sums` are asked for, partial[1][b] = Σ x · z, over
+// the rows of block (·, b). x, z: (rows, C); partial: (sums, blocks, C).
 extern "C" __global__ void column_sums(const scalar* x, const scalar* z, float* partial,
-                                       int products, int rows, int C) {
+                                       int sums, int rows, int C) {
     int c = blockIdx.x * WIDTH + threadIdx.x;
     float sum = 0, product_sum = 0;
     if (c < C)
         for (int row = blockIdx.y * HEIGHT + threadIdx.y; row < rows; row += gridDim.y * HEIGHT) {
             int64 i = (int64)row * C + c;
             sum += float(x[i]);
-            if (products) product_sum += float(x[i]) * float(z[i]);
+            if (sums == 2) product_sum += float(x[i]) * float(z[i]);
         }
     sum = sum_of_column(sum);
-    if (products) product_sum = sum_of_column(product_sum);
+    if (sums == 2) product_sum = sum_of_column(product_sum);
     if (threadIdx.y > 0 || c >= C) return;
     partial[(int64)blockIdx.y * C + c] = sum;
-    if (products) partial[(int64)(gridDim.y + blockIdx.y) * C + c] = product_sum;
+    if (sums == 2) partial[(int64)(gridDim.y + blockIdx.y) * C + c] = product_sum;
 }
 
-// Second step: total[c] = Σ partial[b][c] over `blocks` rows b.
+// Second step: total[s] (C,) = Σ partial[s][b] over the `blocks`. Block (·, s).
 extern "C" __global__ void add_partial_sums(const float* partial, scalar* total, int blocks, int C) {
     int c = thread_number();
     if (c >= C) return;
+    partial += (int64)blockIdx.y * blocks * C;
     float sum = 0;
     for (int b = 0; b < blocks; b++) sum += partial[(int64)b * C + c];
-    total[c] = scalar(sum);
+    total[(int64)blockIdx.y * C + c] = scalar(sum);
 }
 
 // dw[v] (C,) = Σ dy[order[i]] for i from starts[v] to starts[v + 1]: the rows whose index is v.
