@@ -289,6 +289,14 @@ def cross_entropy_backward(
     return dlogits
 
 
+# ---------------------------------------------------------------------------------------- gradients
+
+
+def norm(x: Array) -> Array:
+    """√Σ x² over all elements: an array ()."""
+    return np.sqrt(np.vdot(x, x))
+
+
 # --------------------------------------------------------------------------------------- attention
 
 
@@ -438,8 +446,3 @@ def adam(
     np.divide(m, work, out=work)
     work *= rate * correction
     p -= work
-
-
-def norm(x: Array) -> Array:
-    """√Σ x² over all elements: an array ()."""
-    return np.sqrt(np.vdot(x, x))
