@@ -2,7 +2,7 @@
 //
 // Each thread of a block is a fibre: a stack of its own, and a place where it paused. One fibre
 // runs at a time, until it has to wait for others, so a run is deterministic and can be stepped
-// through in gdb. Blocks run one after another. The warp takes turns as `run_block` says.
+// through in gdb. Blocks run one after another, the warps of a block in turns (see `run_block`).
 //
 // What would be silently wrong on a GPU ends the launch here with one line: a barrier that not all
 // threads reach, a lane that a shuffle waits for in vain, an index beyond an array, a misaligned
@@ -19,7 +19,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
-// ------------------------------------------------------------------------- the words of the language
+// ----------------------------------------------------------------------- the words of the language
 
 #define __global__
 #define __device__
@@ -57,7 +57,7 @@ VECTOR4(unsigned short, ushort4)
 VECTOR2(double, double2)
 VECTOR2(unsigned long long, ulonglong2)
 
-// ------------------------------------------------------------------------------------------- fibres
+// ------------------------------------------------------------------------------------------ fibres
 
 namespace cuda_on_cpu {
 
@@ -104,7 +104,8 @@ static uint3 place(int thread) {
 }
 
 // Ends the launch: from the scheduler, a fibre or a signal handler.
-__attribute__((noinline, noreturn, format(printf, 1, 2))) static void fail(const char* format, ...) {
+__attribute__((noinline, noreturn, format(printf, 1, 2)))
+static void fail(const char* format, ...) {
     va_list values;
     va_start(values, format);
     int n = 0;
@@ -166,21 +167,21 @@ static bool run_warp(int warp) {
 
 static void stuck() {
     int done = 0, example = -1;
-    for (int t = 0; t < n_threads; t++)
-        if (fibres[t].state == DONE) done++;
-    for (int t = 0; t < n_threads; t++)
-        if (fibres[t].state == IN_WARP || (example < 0 && fibres[t].state == AT_BARRIER)) example = t;
+    for (int t = 0; t < n_threads; t++) {
+        State state = fibres[t].state;
+        done += state == DONE;
+        if (state == IN_WARP || (example < 0 && state == AT_BARRIER)) example = t;
+    }
     Fibre& f = fibres[example];
+    uint3 b = blockIdx;
     for (int t = 0; t < n_threads; t++) {
         Fibre& g = fibres[t];
         if (g.state != DONE && (g.call != f.call || g.line != f.line))
             fail("deadlock in block (%u, %u, %u): thread %d waits in %s (line %d), thread %d in %s "
-                 "(line %d)", blockIdx.x, blockIdx.y, blockIdx.z, example, f.call, f.line, t, g.call,
-                 g.line);
+                 "(line %d)", b.x, b.y, b.z, example, f.call, f.line, t, g.call, g.line);
     }
     fail("deadlock in block (%u, %u, %u): thread %d waits in %s (line %d), where %d of %d threads "
-         "never come: they have returned", blockIdx.x, blockIdx.y, blockIdx.z, example, f.call, f.line,
-         done, n_threads);
+         "never come: they have returned", b.x, b.y, b.z, example, f.call, f.line, done, n_threads);
 }
 
 // One warp runs until all its threads wait at a barrier, then the next: that is how far warps can
@@ -246,10 +247,11 @@ static T shuffle(const char* call, int line, unsigned mask, T value, int source)
     together(call, line, mask, mine, [=](Operand** lanes) {
         for (int lane = 0; lane < 32; lane++) {
             if (!lanes[lane]) continue;
-            Operand* from = lanes[lanes[lane]->source];
-            if (!from) fail("%s (line %d): lane %d reads lane %d, which is not in the mask %08x", call,
-                            line, lane, lanes[lane]->source, mask);
-            lanes[lane]->result = from->value;
+            int from = lanes[lane]->source;
+            if (!lanes[from])
+                fail("%s (line %d): lane %d reads lane %d, which is not in the mask %08x", call,
+                     line, lane, from, mask);
+            lanes[lane]->result = lanes[from]->value;
         }
     });
     return mine.result;
@@ -264,7 +266,7 @@ static void barrier(const char* call, int line) {
 
 static int lane() { return self % 32; }
 
-// ------------------------------------------------------------------------------------------- launch
+// ------------------------------------------------------------------------------------------ launch
 
 static void on_bad_address(int, siginfo_t* info, void*) {
     fail("touches address %p, outside of every buffer", info->si_addr);
@@ -376,8 +378,8 @@ static const char* signature(void (*)(P...)) {
 #define CUDA_ON_CPU_KERNEL(name) \
     extern "C" const char* launch_##name(const unsigned* dims, int shared, void** args, \
                                          unsigned long long seed) { \
-        return cuda_on_cpu::launch([](void** a) { cuda_on_cpu::call(name, a); }, dims, shared, args, \
-                                   seed); \
+        return cuda_on_cpu::launch([](void** a) { cuda_on_cpu::call(name, a); }, dims, shared, \
+                                   args, seed); \
     } \
     extern "C" const char* signature_##name() { return cuda_on_cpu::signature(name); }
 
@@ -389,9 +391,8 @@ extern "C" void __ubsan_handle_out_of_bounds(FoundAt* at, unsigned long index) {
 extern "C" void __ubsan_handle_type_mismatch_v1(FoundAt* at, unsigned long address) {
     cuda_on_cpu::fail("line %u: address %#lx is misaligned for its type", at->line, address);
 }
-extern "C" void __ubsan_handle_pointer_overflow(FoundAt*, unsigned long, unsigned long) {}
 
-// -------------------------------------------------------------------------------- barriers and warps
+// ------------------------------------------------------------------------------- barriers and warps
 
 #define HERE int line = __builtin_LINE()
 
@@ -558,8 +559,9 @@ template <class T> void mma(float* c, const unsigned* a, const unsigned* b) {
                 auto number = [i](unsigned pair) {
                     return float(same_bits<T>((unsigned short)(pair >> 16 * i)));
                 };
-                for (int r = 0; r < 4; r++) A[g + r % 2 * 8][t + r / 2 * 8] = number(lanes[lane]->a[r]);
-                for (int r = 0; r < 2; r++) B[t + r * 8][g] = number(lanes[lane]->b[r]);
+                Operand& own = *lanes[lane];
+                for (int r = 0; r < 4; r++) A[g + r % 2 * 8][t + r / 2 * 8] = number(own.a[r]);
+                for (int r = 0; r < 2; r++) B[t + r * 8][g] = number(own.b[r]);
             }
         for (int lane = 0; lane < 32; lane++)
             for (int r = 0; r < 4; r++) {
@@ -620,5 +622,6 @@ template <class T> unsigned pack(float low, float high) {
 }
 
 template <class T> float2 unpack(unsigned pair) {
-    return {float(same_bits<T>((unsigned short)pair)), float(same_bits<T>((unsigned short)(pair >> 16)))};
+    unsigned short low = pair, high = pair >> 16;
+    return {float(same_bits<T>(low)), float(same_bits<T>(high))};
 }

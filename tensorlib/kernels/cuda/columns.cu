@@ -1,4 +1,4 @@
-// Sums down the columns of a matrix, in two steps and without atomics: the order is always the same.
+// Sums down the columns of a matrix, in two steps and without atomics: always in the same order.
 // A block is 32 columns wide and 8 rows high, so that a warp reads 32 neighbours of one row.
 #include "common.cuh"
 
@@ -16,8 +16,8 @@ __device__ float sum_of_column(float x) {
     return total;
 }
 
-// First step: partial[0][b] (C,) = Σ x and, if two `sums` are asked for, partial[1][b] = Σ x · z, over
-// the rows of block (·, b). x, z: (rows, C); partial: (sums, blocks, C).
+// First step: partial[0][b] (C,) = Σ x and, if two `sums` are asked for, partial[1][b] = Σ x · z,
+// over the rows of block (·, b). x, z: (rows, C); partial: (sums, blocks, C).
 extern "C" __global__ void column_sums(const scalar* x, const scalar* z, float* partial,
                                        int sums, int rows, int C) {
     int c = blockIdx.x * WIDTH + threadIdx.x;
@@ -36,7 +36,8 @@ extern "C" __global__ void column_sums(const scalar* x, const scalar* z, float* 
 }
 
 // Second step: total[s] (C,) = Σ partial[s][b] over the `blocks`. Block (·, s).
-extern "C" __global__ void add_partial_sums(const float* partial, scalar* total, int blocks, int C) {
+extern "C" __global__ void add_partial_sums(const float* partial, scalar* total, int blocks,
+                                            int C) {
     int c = thread_number();
     if (c >= C) return;
     partial += (int64)blockIdx.y * blocks * C;

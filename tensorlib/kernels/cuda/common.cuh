@@ -2,7 +2,7 @@
 //
 // A kernel is compiled with -Dscalar=float, __half or __nv_bfloat16, the type of the numbers in
 // memory; it computes in float. Rows are taken by teams: the blockDim.x threads that have the same
-// threadIdx.y, either a warp (32 threads, several teams to a block) or, where rows are long, a whole
+// threadIdx.y, a warp (32 threads, several teams to a block) or, where rows are long, a whole
 // block. Sums are taken in a fixed order, so that the same numbers give the same bits.
 #pragma once
 #include <cuda_bf16.h>

@@ -1,5 +1,5 @@
-// The loss −Σ t log softmax(logits) of each row of logits (rows, C), where t is 1 − smoothing at the
-// target plus smoothing / C everywhere; and its gradient. One team to a row.
+// The loss −Σ t log softmax(logits) of each row of logits (rows, C), where t is 1 − smoothing at
+// the target plus smoothing / C everywhere; and its gradient. One team to a row.
 #include "common.cuh"
 
 // Writes the losses (rows,) and the softmax (rows, C). A target that is no class gives NaN.

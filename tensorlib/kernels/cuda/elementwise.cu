@@ -32,8 +32,8 @@ extern "C" __global__ void gelu_backward(const scalar* dy, const scalar* x, scal
 }
 
 // keep = bits ≥ threshold; y = keep ? x · scale : 0
-extern "C" __global__ void dropout(const scalar* x, const unsigned short* bits, scalar* y, bool* keep,
-                                   int threshold, float scale, int64 n) {
+extern "C" __global__ void dropout(const scalar* x, const unsigned short* bits, scalar* y,
+                                   bool* keep, int threshold, float scale, int64 n) {
     int64 i = thread_number();
     if (i >= n) return;
     keep[i] = bits[i] >= threshold;

@@ -1,9 +1,9 @@
-// LayerNorm and RMSNorm of the rows of x (rows, C). One team to a row; the gradients of the weights,
-// which are sums over all rows, come from columns.cu. docs/cuda.md leads up to this file.
+// LayerNorm and RMSNorm of the rows of x (rows, C). One team to a row; the gradients of the
+// weights, sums over all rows, come from columns.cu. docs/cuda.md leads up to this file.
 #include "common.cuh"
 
-// normed = (x − mean) / √(variance + eps), y = normed · weight + bias. Without `centred` the mean is
-// left alone: RMSNorm. With affine 1 there is a weight, with 2 a bias too, with 0 neither is read.
+// normed = (x − mean) / √(variance + eps), y = normed · weight + bias. Without `centred` the mean
+// is left alone: RMSNorm. With affine 1 there is a weight, with 2 a bias too, with 0 neither is read.
 template <bool centred>
 __device__ void normalise(const scalar* x, const scalar* weight, const scalar* bias, scalar* y,
                           scalar* normed, float* rstd, float eps, int affine, int rows, int C) {
