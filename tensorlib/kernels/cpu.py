@@ -305,6 +305,14 @@ def cross_entropy_backward(
     return dlogits
 
 
+# ---------------------------------------------------------------------------------------- gradients
+
+
+def norm(x: Array) -> Array:
+    """√Σ x² over all elements: an array ()."""
+    return np.sqrt(np.vdot(x, x))
+
+
 # --------------------------------------------------------------------------------------- attention
 
 

@@ -1,0 +1,75 @@
+// One thread to an element: activations, dropout, the rows of an embedding, Philox.
+#include "common.cuh"
+
+// Φ(x), the normal distribution function, and its slope.
+__device__ float normal_cdf(float x) { return 0.5f * (1 + erff(x * 0.70710678f)); }
+__device__ float normal_slope(float x) { return expf(-0.5f * x * x) * 0.39894228f; }
+
+// The approximation ½ (1 + tanh u) with u = √(2/π) (x + 0.044715 x³), and its slope.
+__device__ float tanh_cdf(float x, float* slope) {
+    const float a = 0.79788456f, b = 0.044715f;
+    float t = tanhf(a * x * (1 + b * x * x));
+    *slope = 0.5f * (1 - t * t) * a * (1 + 3 * b * x * x);
+    return 0.5f * (1 + t);
+}
+
+// y = x Φ(x)
+extern "C" __global__ void gelu(const scalar* x, scalar* y, int approximate, int64 n) {
+    int64 i = thread_number();
+    if (i >= n) return;
+    float v = float(x[i]), slope;
+    y[i] = scalar(v * (approximate ? tanh_cdf(v, &slope) : normal_cdf(v)));
+}
+
+// dx = dy (Φ(x) + x Φ′(x))
+extern "C" __global__ void gelu_backward(const scalar* dy, const scalar* x, scalar* dx,
+                                         int approximate, int64 n) {
+    int64 i = thread_number();
+    if (i >= n) return;
+    float v = float(x[i]), slope = normal_slope(v);
+    float cdf = approximate ? tanh_cdf(v, &slope) : normal_cdf(v);
+    dx[i] = scalar(float(dy[i]) * (cdf + v * slope));
+}
+
+// keep = bits ≥ threshold; y = keep ? x · scale : 0
+extern "C" __global__ void dropout(const scalar* x, const unsigned short* bits, scalar* y,
+                                   bool* keep, int threshold, float scale, int64 n) {
+    int64 i = thread_number();
+    if (i >= n) return;
+    keep[i] = bits[i] >= threshold;
+    y[i] = scalar(keep[i] ? float(x[i]) * scale : 0.0f);
+}
+
+extern "C" __global__ void dropout_backward(const scalar* dy, const bool* keep, scalar* dx,
+                                            float scale, int64 n) {
+    int64 i = thread_number();
+    if (i >= n) return;
+    dx[i] = scalar(keep[i] ? float(dy[i]) * scale : 0.0f);
+}
+
+// y (n / C, C): row i is row index[i] of weight (V, C); NaN if there is no such row.
+extern "C" __global__ void embedding(const int64* index, const scalar* weight, scalar* y, int64 V,
+                                     int C, int64 n) {
+    int64 i = thread_number();
+    if (i >= n) return;
+    int64 row = index[i / C];
+    y[i] = 0 <= row && row < V ? weight[row * C + i % C] : scalar(__int_as_float(0x7fffffff));
+}
+
+// Philox4x64-10 (Salmon, Moraes, Dror & Shaw 2011): four words of thread i are those of the counter
+// (first + i, draw, *step, 0), with the key (seed, stream). words: (n,).
+extern "C" __global__ void philox(uint64* words, uint64 seed, uint64 stream, const uint64* step,
+                                  uint64 draw, uint64 first, int64 n) {
+    int64 i = thread_number();
+    uint64 x[4] = {first + i, draw, *step, 0};
+    for (int round = 0; round < 10; round++) {
+        uint64 even = x[0], third = x[2];
+        x[0] = __umul64hi(0xCA5A826395121157, third) ^ x[1] ^ seed;
+        x[1] = 0xCA5A826395121157 * third;
+        x[2] = __umul64hi(0xD2E7470EE14C6C93, even) ^ x[3] ^ stream;
+        x[3] = 0xD2E7470EE14C6C93 * even;
+        seed += 0x9E3779B97F4A7C15;
+        stream += 0xBB67AE8584CAA73B;
+    }
+    for (int j = 0; j < 4 && 4 * i + j < n; j++) words[4 * i + j] = x[j];
+}

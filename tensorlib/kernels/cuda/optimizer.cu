@@ -1,0 +1,41 @@
+// The step of Adam and AdamW, and the norm of the gradients, over all parameters in one array.
+#include "common.cuh"
+
+// m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,  p ← p − lr · m̂ / (√v̂ + eps)
+// m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ), t = *step; log_beta = log β. The complements 1 − β come
+// from outside, where they were taken in double precision.
+extern "C" __global__ void adam(scalar* p, const scalar* g, scalar* m, scalar* v, const int* step,
+                                const float* lr, float beta1, float beta2, float complement1,
+                                float complement2, float log_beta1, float log_beta2, float eps,
+                                float weight_decay, int decoupled, int64 n) {
+    int64 i = thread_number();
+    if (i >= n) return;
+    float weight = float(p[i]), slope = float(g[i]);
+    if (decoupled)
+        weight -= *lr * weight_decay * weight;
+    else
+        slope += weight_decay * weight;
+    float mean = beta1 * float(m[i]) + complement1 * slope;
+    float square = beta2 * float(v[i]) + complement2 * slope * slope;
+    float correction1 = -expm1f(*step * log_beta1), correction2 = -expm1f(*step * log_beta2);
+    m[i] = scalar(mean);
+    v[i] = scalar(square);
+    p[i] = scalar(weight - *lr / correction1 * mean / (sqrtf(square / correction2) + eps));
+}
+
+// First step: partial[b] = Σ x² over the numbers of block b.
+extern "C" __global__ void sum_of_squares(const scalar* x, float* partial, int64 n) {
+    float sum = 0;
+    for (int64 i = thread_number(); i < n; i += (int64)gridDim.x * blockDim.x)
+        sum += float(x[i]) * float(x[i]);
+    sum = team_sum(sum);
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+// Second step, of a single block: *norm = √Σ partial.
+extern "C" __global__ void root_of_sum(const float* partial, float* norm, int blocks) {
+    float sum = 0;
+    for (int b = threadIdx.x; b < blocks; b += blockDim.x) sum += partial[b];
+    sum = team_sum(sum);
+    if (threadIdx.x == 0) *norm = sqrtf(sum);
+}

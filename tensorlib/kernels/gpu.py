@@ -1,0 +1,378 @@
+"""The fused operations in CUDA: what `cpu.py` does, for CuPy's arrays.
+
+The kernels are in `cuda/*.cu`; here they are compiled when first used, and launched. Functions take
+float32, float16 and bfloat16; what a kernel adds up, it adds up in float32. Formulas and shapes
+stand in `cpu.py`, which is the specification: a docstring here says what differs.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..device import library
+
+Array = Any
+
+_SOURCES = Path(__file__).with_name("cuda")
+_SCALARS = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+_THREADS = 256  # of a block
+
+# ------------------------------------------------------------------------- compiling and launching
+
+
+@functools.cache
+def _module(name: str, dtype: str) -> Any:
+    """`cuda/<name>.cu`, compiled for arrays of this dtype."""
+    if dtype not in _SCALARS:
+        raise RuntimeError(f"the fused kernels compute in {', '.join(_SCALARS)}, not in {dtype}")
+    # CuPy keeps what it has compiled and knows it by its source, of which an include is no part.
+    code = (_SOURCES / f"{name}.cu").read_text()
+    code = code.replace('#include "common.cuh"', (_SOURCES / "common.cuh").read_text())
+    options = ("--std=c++17", f"-Dscalar={_SCALARS[dtype]}")
+    return library("cuda").RawModule(code=code, options=options)
+
+
+@functools.cache
+def _kernel(module: str, name: str, dtype: str) -> Any:
+    return _module(module, dtype).get_function(name)
+
+
+def _launch(kernel: str, dtype: np.dtype, grid: tuple, block: tuple, *args: Any) -> None:
+    """Run "module.name". Python's integers become int32, its floats float32."""
+    if 0 in grid:
+        return  # there is nothing to compute
+    wide = {int: np.int32, bool: np.int32, float: np.float32}
+    args = tuple(wide[type(x)](x) if type(x) in wide else x for x in args)
+    _kernel(*kernel.split("."), dtype.name)(grid, block, args)
+
+
+def _each(kernel: str, dtype: np.dtype, n: int, *args: Any) -> None:
+    """Run a kernel that takes one thread for each of n elements, and n as its last argument."""
+    _launch(kernel, dtype, (-(-n // _THREADS),), (_THREADS,), *args, np.int64(n))
+
+
+def _by_rows(kernel: str, dtype: np.dtype, rows: int, columns: int, *args: Any) -> None:
+    """Run a kernel that takes a team of threads for each row: a warp, or a block if rows are long.
+
+    Its last arguments are the numbers of rows and columns.
+    """
+    team = 32 if columns <= 1024 else _THREADS
+    teams = _THREADS // team
+    _launch(kernel, dtype, (-(-rows // teams),), (team, teams), *args, rows, columns)
+
+
+def _empty(shape: Any, dtype: Any) -> Array:
+    return library("cuda").empty(shape, dtype)
+
+
+def _contiguous(*arrays: Array) -> list[Array]:
+    """The arrays with their elements side by side, as kernels read them."""
+    xp = library("cuda")
+    return [x if x.flags.c_contiguous else xp.ascontiguousarray(x) for x in arrays]
+
+
+# --------------------------------------------------------------------------------------- softmax
+
+
+def softmax(x: Array, axis: int) -> Array:
+    return _softmax(x, None, axis)
+
+
+def masked_softmax(x: Array, mask: Array, axis: int) -> Array:
+    return _softmax(x, mask, axis)
+
+
+def _softmax(x: Array, mask: Array | None, axis: int) -> Array:
+    rows = _rows(x, axis)
+    seen, period = rows, 0  # without a mask it is not read
+    if mask is not None:
+        mask = mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape)
+        # Along leading dimensions in which the mask does not change, the kernel repeats it.
+        fixed = next((i for i, n in enumerate(mask.shape) if n != 1), x.ndim)
+        last = axis % max(x.ndim, 1)
+        shape = (1,) * min(fixed, last) + x.shape[min(fixed, last) :]
+        seen = _rows(library("cuda").broadcast_to(mask, shape), axis)
+        period = math.prod(seen.shape[:-1])
+    y = _empty(rows.shape, x.dtype)
+    count, columns = _matrix(rows)
+    _by_rows("softmax.softmax", x.dtype, count, columns, rows, seen, y, period)
+    return _unrows(y, x, axis)
+
+
+def softmax_backward(dy: Array, y: Array, axis: int) -> Array:
+    return _along_rows("softmax.softmax_backward", axis, dy, y)
+
+
+def log_softmax(x: Array, axis: int) -> Array:
+    return _along_rows("softmax.log_softmax", axis, x)
+
+
+def log_softmax_backward(dy: Array, y: Array, axis: int) -> Array:
+    return _along_rows("softmax.log_softmax_backward", axis, dy, y)
+
+
+def _along_rows(kernel: str, axis: int, *arrays: Array) -> Array:
+    x = arrays[0]
+    rows = [_rows(a, axis) for a in arrays]
+    result = _empty(rows[0].shape, x.dtype)
+    _by_rows(kernel, x.dtype, *_matrix(result), *rows, result)
+    return _unrows(result, x, axis)
+
+
+def _rows(x: Array, axis: int) -> Array:
+    """x with `axis` as its last dimension, contiguous."""
+    x = x.reshape(1) if x.ndim == 0 else library("cuda").moveaxis(x, axis, -1)
+    return _contiguous(x)[0]
+
+
+def _unrows(y: Array, x: Array, axis: int) -> Array:
+    """What `_rows` made of an array like x, back in its order."""
+    if x.ndim == 0:
+        return y.reshape(())
+    return _contiguous(library("cuda").moveaxis(y, -1, axis))[0]
+
+
+def _matrix(x: Array) -> tuple[int, int]:
+    return math.prod(x.shape[:-1]), x.shape[-1]
+
+
+# -------------------------------------------------------------------------------------- activations
+
+
+def gelu(x: Array, approximate: bool) -> Array:
+    (x,) = _contiguous(x)
+    y = _empty(x.shape, x.dtype)
+    _each("elementwise.gelu", x.dtype, x.size, x, y, approximate)
+    return y
+
+
+def gelu_backward(dy: Array, x: Array, approximate: bool) -> Array:
+    dy, x = _contiguous(dy, x)
+    dx = _empty(x.shape, x.dtype)
+    _each("elementwise.gelu_backward", x.dtype, x.size, dy, x, dx, approximate)
+    return dx
+
+
+# ----------------------------------------------------------------------------- linear, embedding
+
+
+def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    """The products of matrices are cuBLAS's; always of two dimensions, see the notes on CuPy."""
+    y = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ weight.T
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def linear_backward(
+    dy: Array, x: Array, weight: Array, needed: list[bool]
+) -> tuple[Array | None, Array | None, Array | None]:
+    rows = math.prod(x.shape[:-1])
+    dy = dy.reshape(rows, dy.shape[-1])
+    return (
+        (dy @ weight).reshape(x.shape) if needed[0] else None,
+        dy.T @ x.reshape(rows, x.shape[-1]) if needed[1] else None,
+        _column_sums(dy)[0] if needed[2] else None,
+    )
+
+
+def embedding(index: Array, weight: Array) -> Array:
+    """A row whose index is out of range becomes NaN: the host does not wait to complain."""
+    index, weight = _contiguous(index.astype(np.int64, copy=False), weight)
+    rows, columns = weight.shape
+    y = _empty((*index.shape, columns), weight.dtype)
+    _each("elementwise.embedding", y.dtype, y.size, index, weight, y, np.int64(rows), columns)
+    return y
+
+
+def embedding_backward(dy: Array, index: Array, rows: int) -> Array:
+    """The positions are sorted by their index, and each run is summed in order: no atomics."""
+    xp = library("cuda")
+    index, columns = index.reshape(-1), dy.shape[-1]
+    (dy,) = _contiguous(dy)
+    order = xp.argsort(index, kind="stable").astype(np.int64, copy=False)
+    ends = xp.arange(rows + 1, dtype=index.dtype)
+    starts = xp.searchsorted(index[order], ends).astype(np.int64, copy=False)
+    dw = _empty((rows, columns), dy.dtype)
+    grid = rows, -(-columns // 32)
+    _launch("columns.sum_runs", dy.dtype, grid, (32, 8), dy, order, starts, dw, columns)
+    return dw
+
+
+# ---------------------------------------------------------------------------------- normalisation
+
+
+def layer_norm(
+    x: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
+    """1 / √(variance + eps) is float32, whatever the dtype of x."""
+    return _normalised("norm.layer_norm", x, weight, bias, eps)
+
+
+def layer_norm_backward(
+    dy: Array, normed: Array, rstd: Array, weight: Array | None, needed: list[bool]
+) -> tuple[Array | None, Array | None, Array | None]:
+    return _norm_backward("norm.layer_norm_backward", dy, normed, rstd, weight, needed)
+
+
+def rms_norm(x: Array, weight: Array | None, eps: float) -> tuple[Array, Array, Array]:
+    """1 / √(mean(x²) + eps) is float32, whatever the dtype of x."""
+    return _normalised("norm.rms_norm", x, weight, None, eps)
+
+
+def rms_norm_backward(
+    dy: Array, normed: Array, rstd: Array, weight: Array | None, needed: list[bool]
+) -> tuple[Array | None, Array | None]:
+    return _norm_backward("norm.rms_norm_backward", dy, normed, rstd, weight, [*needed, False])[:2]
+
+
+def _normalised(
+    kernel: str, x: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
+    (x,) = _contiguous(x)
+    y, normed = _empty(x.shape, x.dtype), _empty(x.shape, x.dtype)
+    rstd = _empty((len(x), 1), np.float32)
+    affine = (weight is not None) + 2 * (bias is not None)
+    weight, bias = (x if w is None else _contiguous(w)[0] for w in (weight, bias))
+    _by_rows(kernel, x.dtype, *x.shape, x, weight, bias, y, normed, rstd, float(eps), affine)
+    return y, normed, rstd
+
+
+def _norm_backward(
+    kernel: str, dy: Array, normed: Array, rstd: Array, weight: Array | None, needed: list[bool]
+) -> tuple[Array | None, Array | None, Array | None]:
+    dy, normed = _contiguous(dy, normed)
+    dx = dw = db = None
+    if needed[0]:
+        dx = _empty(dy.shape, dy.dtype)
+        affine = weight is not None
+        scale = _contiguous(weight)[0] if affine else dy
+        _by_rows(kernel, dy.dtype, *dy.shape, dy, normed, rstd, scale, dx, affine)
+    if needed[1]:
+        db, dw = _column_sums(dy, normed)
+    elif needed[2]:
+        (db,) = _column_sums(dy)
+    return dx, dw, db if needed[2] else None
+
+
+def _column_sums(x: Array, z: Array | None = None) -> list[Array]:
+    """Σ x over the rows of x (N, C), and Σ x · z if there is a z: (C,) each."""
+    sums = 1 if z is None else 2
+    x, z = _contiguous(x, x if z is None else z)
+    rows, columns = x.shape
+    blocks = max(1, min(64, rows // 32))
+    partial = _empty((sums, blocks, columns), np.float32)
+    totals = _empty((sums, columns), x.dtype)
+    grid, args = (-(-columns // 32), blocks), (x, z, partial, sums, rows, columns)
+    _launch("columns.column_sums", x.dtype, grid, (32, 8), *args)
+    grid = -(-columns // _THREADS), sums
+    _launch(
+        "columns.add_partial_sums", x.dtype, grid, (_THREADS,), partial, totals, blocks, columns
+    )
+    return [totals[i] for i in range(sums)]
+
+
+# ------------------------------------------------------------------------------------------ dropout
+
+
+def dropout(x: Array, bits: Array, threshold: int) -> tuple[Array, Array]:
+    x, bits = _contiguous(x, bits)
+    y, keep = _empty(x.shape, x.dtype), _empty(x.shape, np.bool_)
+    args = x, bits, y, keep, threshold, _keep_scale(threshold)
+    _each("elementwise.dropout", x.dtype, x.size, *args)
+    return y, keep
+
+
+def dropout_backward(dy: Array, keep: Array, threshold: int) -> Array:
+    dy, keep = _contiguous(dy, keep)
+    dx = _empty(dy.shape, dy.dtype)
+    args = dy, keep, dx, _keep_scale(threshold)
+    _each("elementwise.dropout_backward", dy.dtype, dy.size, *args)
+    return dx
+
+
+def _keep_scale(threshold: int) -> float:
+    return 65536 / (65536 - threshold) if threshold < 65536 else 0.0
+
+
+def philox(seed: int, stream: int, step: int | Array, draw: int, n: int, first: int = 0) -> Array:
+    """The words of `random.philox`, made on the device: uint64 (n,).
+
+    step may be an array of one uint64, so that a captured launch can be repeated with another.
+    """
+    block, skipped = divmod(first, 4)
+    if isinstance(step, int):
+        step = library("cuda").full(1, step, np.uint64)
+    words = _empty(skipped + n, np.uint64)
+    place = np.uint64(seed), np.uint64(stream), step, np.uint64(draw), np.uint64(block)
+    grid, dtype = (-(-words.size // (4 * _THREADS)),), np.dtype(np.float32)
+    _launch("elementwise.philox", dtype, grid, (_THREADS,), words, *place, np.int64(words.size))
+    return words[skipped:]
+
+
+# ------------------------------------------------------------------------------------ cross-entropy
+
+
+def cross_entropy(
+    logits: Array, targets: Array, ignored: Array, smoothing: float
+) -> tuple[Array, Array]:
+    """A target out of range, in a row that is not ignored, makes its loss NaN."""
+    logits, ignored = _contiguous(logits, ignored)
+    (targets,) = _contiguous(targets.astype(np.int64, copy=False))
+    losses, shares = _empty(len(logits), logits.dtype), _empty(logits.shape, logits.dtype)
+    args = logits, targets, ignored, losses, shares, float(smoothing)
+    _by_rows("cross_entropy.cross_entropy", logits.dtype, *logits.shape, *args)
+    return losses, shares
+
+
+def cross_entropy_backward(
+    dlosses: Array, shares: Array, targets: Array, ignored: Array, smoothing: float
+) -> Array:
+    dlosses, shares, ignored = _contiguous(dlosses, shares, ignored)
+    (targets,) = _contiguous(targets.astype(np.int64, copy=False))
+    dlogits = _empty(shares.shape, shares.dtype)
+    args = dlosses, shares, targets, ignored, dlogits, float(smoothing)
+    _by_rows("cross_entropy.cross_entropy_backward", shares.dtype, *shares.shape, *args)
+    return dlogits
+
+
+# ---------------------------------------------------------------------------------------- optimizer
+
+
+def adam(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    step: int | Array,
+    lr: float | Array,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    """p, m and v must be contiguous: they are written. step (int32) and lr (float32) may be arrays
+    of one element, so that a captured launch can be repeated with others."""
+    xp = library("cuda")
+    (g,) = _contiguous(g)
+    step = xp.full(1, step, np.int32) if isinstance(step, int) else step
+    lr = xp.full(1, lr, np.float32) if isinstance(lr, float | int) else lr
+    logarithms = [math.log(beta) if beta else -math.inf for beta in betas]
+    settings = *betas, 1 - betas[0], 1 - betas[1], *logarithms, eps, weight_decay
+    _each("optimizer.adam", p.dtype, p.size, p, g, m, v, step, lr, *map(float, settings), decoupled)
+
+
+def norm(x: Array) -> Array:
+    """√Σ x² over all elements: float32 ()."""
+    (x,) = _contiguous(x)
+    blocks = max(1, min(1024, x.size // (4 * _THREADS)))
+    partial, result = _empty(blocks, np.float32), _empty((), np.float32)
+    args = x, partial, np.int64(x.size)
+    _launch("optimizer.sum_of_squares", x.dtype, (blocks,), (_THREADS,), *args)
+    _launch("optimizer.root_of_sum", x.dtype, (1,), (_THREADS,), partial, result, blocks)
+    return result
