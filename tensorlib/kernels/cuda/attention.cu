@@ -1,0 +1,395 @@
+// Flash attention: y = dropout(softmax(q kᵀ · scale)) v, and its gradients, without the matrix of
+// attention weights ever reaching memory. Dao, FlashAttention-2 (2023); docs/flash-attention.md
+// derives the formulas.
+//
+// A block of 4 warps works on one head of one element of the batch: each warp on 16 rows (queries;
+// in attention_backward_keys, keys), while the rows of the other side pass by in tiles in shared
+// memory. There are two buffers for them: one is worked on while the next tile is copied to the
+// other. Compiled with -Dscalar=__half or __nv_bfloat16 and -DHS=…, the head size, a multiple of 16.
+//
+// q is (B, H, L, HS), k and v (B, H, S, HS), dy as q: with any strides (in elements; multiples of 8,
+// as is the start of each array, so that 16 bytes can be read at once), the last being 1.
+// y and dq are contiguous (B, L, H, HS), dk and dv (B, S, H, HS): the heads side by side.
+// lse, delta: (B H, L rounded up to whole blocks) of float. bits: uint16 (B H, L, S), or null.
+// One block for every BLOCK rows of every head: a grid of B · H · ⌈rows / BLOCK⌉ blocks.
+#include "mma.cuh"
+
+typedef long long int64;
+
+constexpr int WARPS = 4, THREADS = 32 * WARPS, BLOCK = 16 * WARPS;
+constexpr int KEYS = 64;                          // that pass by in one tile
+constexpr int QUERIES = HS <= 64 ? 64 : 32;       // the same, for the sake of registers
+constexpr int PITCH = HS + 8;                     // of a row in shared memory: the 8 numbers more
+                                                  // put 8 rows into 8 different groups of banks
+constexpr float LOG2_E = 1.44269504f;
+
+__device__ int lane() { return threadIdx.x % 32; }
+__device__ int warp_row() { return threadIdx.x / 32 * 16; }  // the first of this warp's rows
+
+// Element e of C[j], in a row of fragments C, is in row `row_of(e)` and column `column_of(j, e)`.
+__device__ int row_of(int e) { return lane() / 4 + e / 2 * 8; }
+__device__ int column_of(int j, int e) { return 8 * j + lane() % 4 * 2 + e % 2; }
+
+// Start to copy rows `first` … `first` + ROWS − 1 of a matrix of `count` rows, zeros beyond its end.
+template <int ROWS> __device__ void load(scalar* tile, const scalar* matrix, int64 stride, int first, int count) {
+    constexpr int PIECES = HS / 8;  // of 16 bytes
+    for (int i = threadIdx.x; i < ROWS * PIECES; i += THREADS) {
+        int row = i / PIECES, column = i % PIECES * 8;
+        bool valid = first + row < count;
+        start_copy(tile + row * PITCH + column, matrix + (valid ? first + row : 0) * stride + column, valid);
+    }
+}
+
+// The fragment A of 16 × 16 numbers whose first is at `tile`.
+__device__ void load_a(unsigned* a, const scalar* tile) {
+    load_matrices(a, tile + lane() % 16 * PITCH + lane() / 16 * 8);
+}
+
+// c (16 × N) += a (16 × 16) · xᵀ, where x is the first 16 columns of a tile of N rows.
+template <int N> __device__ void multiply_transposed(float (*c)[4], const unsigned* a, const scalar* tile) {
+#pragma unroll
+    for (int n = 0; n < N; n += 16) {
+        unsigned b[4];  // two fragments B; in shared memory, x has the layout that B's columns need
+        load_matrices(b, tile + (n + lane() / 16 * 8 + lane() % 8) * PITCH + lane() / 8 % 2 * 8);
+        mma<scalar>(c[n / 8], a, b);
+        mma<scalar>(c[n / 8 + 1], a, b + 2);
+    }
+}
+
+// c (16 × HS) += w (16 × N) · x, where x is a tile of N rows, and w is rounded to 16 bits.
+template <int N> __device__ void multiply(float (*c)[4], const float (*w)[4], const scalar* tile) {
+#pragma unroll
+    for (int n = 0; n < N; n += 16) {
+        const float *left = w[n / 8], *right = w[n / 8 + 1];
+        unsigned a[4] = {pack<scalar>(left[0], left[1]), pack<scalar>(left[2], left[3]),
+                         pack<scalar>(right[0], right[1]), pack<scalar>(right[2], right[3])};
+#pragma unroll
+        for (int i = 0; i < HS; i += 16) {
+            unsigned b[4];
+            load_matrices_transposed(b, tile + (n + lane() % 16) * PITCH + i + lane() / 16 * 8);
+            mma<scalar>(c[i / 8], a, b);
+            mma<scalar>(c[i / 8 + 1], a, b + 2);
+        }
+    }
+}
+
+// Write this warp's rows c (16 × HS), row g times factor[0] and row g + 8 times factor[1], to rows
+// `first` … of a matrix of `count` rows. They go by way of the warp's rows of a tile that is no
+// longer in use, so that then every lane writes 16 bytes at once.
+__device__ void store(scalar* matrix, int64 stride, int first, int count, scalar* tile, const float (*c)[4],
+                      const float* factor) {
+    tile += warp_row() * PITCH;
+    first += warp_row();
+#pragma unroll
+    for (int j = 0; j < HS / 8; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e += 2)
+            *(unsigned*)(tile + row_of(e) * PITCH + column_of(j, e)) =
+                pack<scalar>(c[j][e] * factor[e / 2], c[j][e + 1] * factor[e / 2]);
+    __syncwarp();
+    for (int i = lane(); i < 16 * (HS / 8); i += 32) {
+        int row = i / (HS / 8), column = i % (HS / 8) * 8;
+        if (first + row < count)
+            *(uint4*)(matrix + (first + row) * stride + column) = *(uint4*)(tile + row * PITCH + column);
+    }
+}
+
+// The sum and the maximum over the 4 lanes that hold the same rows of a fragment C.
+__device__ float row_sum(float x) {
+    x += __shfl_xor_sync(0xffffffff, x, 1);
+    return x + __shfl_xor_sync(0xffffffff, x, 2);
+}
+
+__device__ float row_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffff, x, 2));
+}
+
+// What every kernel here has to know about the scores q kᵀ of one head.
+struct Scores {
+    int length, positions;  // L and S
+    bool causal;
+    const unsigned short* bits;  // (L, S) of this head
+    int threshold;
+
+    // Whether a weight is 0: the key is behind the last one or, in causal attention, in the future.
+    __device__ bool hidden(int query, int key) const {
+        return key >= positions || (causal && key > query);
+    }
+    __device__ bool dropped(int query, int key) const {
+        return query < length && key < positions && bits[(int64)query * positions + key] < threshold;
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS) attention_forward(
+    const scalar* q, int64 q_batch, int64 q_head, int64 q_row,
+    const scalar* k, int64 k_batch, int64 k_head, int64 k_row,
+    const scalar* v, int64 v_batch, int64 v_head, int64 v_row,
+    scalar* y, float* lse, int heads, int length, int positions, int causal, float scale,
+    const unsigned short* bits, int threshold, float keep_scale)
+{
+    extern __shared__ uint4 memory[];
+    scalar* tiles = (scalar*)memory;
+    constexpr int SIZE = KEYS * PITCH, BUFFER = 2 * SIZE;  // a buffer: keys, then values
+
+    // The last rows have most to do in causal attention: they come first.
+    int blocks = (length + BLOCK - 1) / BLOCK, first_row = (blocks - 1 - blockIdx.x % blocks) * BLOCK;
+    int head = blockIdx.x / blocks, b = head / heads, h = head % heads;
+    q += b * q_batch + h * q_head;
+    k += b * k_batch + h * k_head;
+    v += b * v_batch + h * v_head;
+    Scores scores = {length, positions, causal != 0, bits, threshold};
+    if (bits) scores.bits += (int64)head * length * positions;
+    int row = first_row + warp_row(), end = causal ? min(positions, first_row + BLOCK) : positions;
+
+    load<BLOCK>(tiles + BUFFER, q, q_row, first_row, length);
+    load<KEYS>(tiles, k, k_row, 0, positions);
+    load<KEYS>(tiles + SIZE, v, v_row, 0, positions);
+    await_copies();
+    __syncthreads();
+    unsigned queries[HS / 16][4];
+#pragma unroll
+    for (int i = 0; i < HS / 16; i++) load_a(queries[i], tiles + BUFFER + warp_row() * PITCH + 16 * i);
+
+    // Of rows g and g + 8: the output so far, Σ exp(s − peak) v, the peak and Σ exp(s − peak).
+    float output[HS / 8][4] = {}, peak[2] = {-INFINITY, -INFINITY}, total[2] = {};
+    float scale2 = scale * LOG2_E;  // exp(s · scale) = 2^(s · scale2), which the hardware computes
+
+    for (int first = 0, buffer = 0; first < end; first += KEYS, buffer ^= 1) {
+        await_copies();
+        __syncthreads();  // this tile is there, and nobody needs the one before any more
+        const scalar* tile = tiles + buffer * BUFFER;
+        if (first + KEYS < end) {
+            scalar* next = tiles + (buffer ^ 1) * BUFFER;
+            load<KEYS>(next, k, k_row, first + KEYS, positions);
+            load<KEYS>(next + SIZE, v, v_row, first + KEYS, positions);
+        }
+
+        float s[KEYS / 8][4] = {};
+#pragma unroll
+        for (int i = 0; i < HS / 16; i++) multiply_transposed<KEYS>(s, queries[i], tile + 16 * i);
+        if (scores.hidden(row, first + KEYS - 1)) {  // else all of these keys are seen by all rows
+#pragma unroll
+            for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    if (scores.hidden(row + row_of(e), first + column_of(j, e))) s[j][e] = -INFINITY;
+        }
+
+#pragma unroll
+        for (int r = 0; r < 2; r++) {  // the online softmax of rows g and g + 8
+            float top = peak[r];
+#pragma unroll
+            for (int j = 0; j < KEYS / 8; j++) top = fmaxf(top, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
+            top = row_max(top);
+            float shrink = exp2f((peak[r] - top) * scale2);  // the sums so far knew a lower peak
+            peak[r] = top;
+            total[r] *= shrink;
+#pragma unroll
+            for (int j = 0; j < HS / 8; j++) {
+                output[j][2 * r] *= shrink;
+                output[j][2 * r + 1] *= shrink;
+            }
+#pragma unroll
+            for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+                for (int e = 2 * r; e < 2 * r + 2; e++) {
+                    s[j][e] = exp2f(s[j][e] * scale2 - top * scale2);
+                    total[r] += s[j][e];  // of this lane's columns
+                }
+        }
+        if (bits) {
+#pragma unroll
+            for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    if (scores.dropped(row + row_of(e), first + column_of(j, e))) s[j][e] = 0;
+        }
+        multiply<KEYS>(output, s, tile + SIZE);
+    }
+
+    float factor[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float sum = row_sum(total[r]);
+        factor[r] = keep_scale / sum;
+        if (lane() % 4 == 0)  // its logarithm has base 2, as attention_backward wants it
+            lse[(int64)head * blocks * BLOCK + row + row_of(2 * r)] = peak[r] * scale2 + log2f(sum);
+    }
+    __syncthreads();
+    store(y + ((int64)b * length * heads + h) * HS, (int64)heads * HS, first_row, length, tiles, output, factor);
+}
+
+// The gradient of q; and, for attention_backward_keys, delta = Σ dy y of every query.
+//
+// With the weights w = exp(s · scale − lse), the mask m of dropout (0 or keep_scale) and
+// dw = m dy vᵀ: ds = w (dw − Σ w dw), and Σ w dw = Σ dy y, since y = Σ w m v; dq = ds k · scale.
+extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries(
+    const scalar* q, int64 q_batch, int64 q_head, int64 q_row,
+    const scalar* k, int64 k_batch, int64 k_head, int64 k_row,
+    const scalar* v, int64 v_batch, int64 v_head, int64 v_row,
+    const scalar* dy, int64 dy_batch, int64 dy_head, int64 dy_row,
+    const scalar* y, const float* lse, float* delta, scalar* dq,
+    int heads, int length, int positions, int causal, float scale,
+    const unsigned short* bits, int threshold, float keep_scale)
+{
+    extern __shared__ uint4 memory[];
+    scalar* tiles = (scalar*)memory;
+    constexpr int SIZE = KEYS * PITCH, BUFFER = 2 * SIZE;  // a buffer: keys, then values
+
+    int blocks = (length + BLOCK - 1) / BLOCK, first_row = (blocks - 1 - blockIdx.x % blocks) * BLOCK;
+    int head = blockIdx.x / blocks, b = head / heads, h = head % heads;
+    q += b * q_batch + h * q_head;
+    k += b * k_batch + h * k_head;
+    v += b * v_batch + h * v_head;
+    dy += b * dy_batch + h * dy_head;
+    int64 y_start = ((int64)b * length * heads + h) * HS, y_row = (int64)heads * HS;
+    Scores scores = {length, positions, causal != 0, bits, threshold};
+    if (bits) scores.bits += (int64)head * length * positions;
+    int row = first_row + warp_row(), end = causal ? min(positions, first_row + BLOCK) : positions;
+
+    load<BLOCK>(tiles, y + y_start, y_row, first_row, length);
+    load<BLOCK>(tiles + BUFFER, q, q_row, first_row, length);
+    load<BLOCK>(tiles + BUFFER + SIZE, dy, dy_row, first_row, length);
+    await_copies();
+    __syncthreads();
+    unsigned queries[HS / 16][4], gradients[HS / 16][4];
+    float row_delta[2] = {}, row_lse[2];  // of rows g and g + 8
+#pragma unroll
+    for (int i = 0; i < HS / 16; i++) {
+        const scalar* here = tiles + warp_row() * PITCH + 16 * i;
+        unsigned outputs[4];
+        load_a(outputs, here);
+        load_a(queries[i], here + BUFFER);
+        load_a(gradients[i], here + BUFFER + SIZE);
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            float2 y2 = unpack<scalar>(outputs[e]), dy2 = unpack<scalar>(gradients[i][e]);
+            row_delta[e % 2] += y2.x * dy2.x + y2.y * dy2.y;
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int64 i = (int64)head * blocks * BLOCK + row + row_of(2 * r);
+        row_delta[r] = row_sum(row_delta[r]);
+        row_lse[r] = lse[i];
+        if (lane() % 4 == 0) delta[i] = row_delta[r];
+    }
+    __syncthreads();
+    load<KEYS>(tiles, k, k_row, 0, positions);
+    load<KEYS>(tiles + SIZE, v, v_row, 0, positions);
+
+    float gradient[HS / 8][4] = {}, scale2 = scale * LOG2_E;
+    for (int first = 0, buffer = 0; first < end; first += KEYS, buffer ^= 1) {
+        await_copies();
+        __syncthreads();  // this tile is there, and nobody needs the one before any more
+        const scalar* tile = tiles + buffer * BUFFER;
+        if (first + KEYS < end) {
+            scalar* next = tiles + (buffer ^ 1) * BUFFER;
+            load<KEYS>(next, k, k_row, first + KEYS, positions);
+            load<KEYS>(next + SIZE, v, v_row, first + KEYS, positions);
+        }
+
+        float s[KEYS / 8][4] = {}, dw[KEYS / 8][4] = {};
+#pragma unroll
+        for (int i = 0; i < HS / 16; i++) {
+            multiply_transposed<KEYS>(s, queries[i], tile + 16 * i);
+            multiply_transposed<KEYS>(dw, gradients[i], tile + SIZE + 16 * i);
+        }
+        bool some_hidden = scores.hidden(row, first + KEYS - 1);
+#pragma unroll
+        for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int query = row + row_of(e), key = first + column_of(j, e);
+                float w = exp2f(s[j][e] * scale2 - row_lse[e / 2]);
+                float m = bits && scores.dropped(query, key) ? 0 : keep_scale;
+                s[j][e] = w * (m * dw[j][e] - row_delta[e / 2]);
+                if (some_hidden && scores.hidden(query, key)) s[j][e] = 0;
+            }
+        multiply<KEYS>(gradient, s, tile);
+    }
+
+    float factor[2] = {scale, scale};
+    __syncthreads();
+    store(dq + y_start, y_row, first_row, length, tiles, gradient, factor);
+}
+
+// The gradients of k and v, with the weights transposed: a row is a key, a column a query.
+//
+// dv = (w m)ᵀ dy, dk = dsᵀ q · scale.
+extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_keys(
+    const scalar* q, int64 q_batch, int64 q_head, int64 q_row,
+    const scalar* k, int64 k_batch, int64 k_head, int64 k_row,
+    const scalar* v, int64 v_batch, int64 v_head, int64 v_row,
+    const scalar* dy, int64 dy_batch, int64 dy_head, int64 dy_row,
+    const float* lse, const float* delta, scalar* dk, scalar* dv,
+    int heads, int length, int positions, int causal, float scale,
+    const unsigned short* bits, int threshold, float keep_scale)
+{
+    extern __shared__ uint4 memory[];
+    constexpr int SIZE = QUERIES * PITCH, BUFFER = 2 * SIZE;  // a buffer: queries, then gradients
+    scalar *keys = (scalar*)memory, *values = keys + BLOCK * PITCH, *tiles = values + BLOCK * PITCH;
+
+    int blocks = (positions + BLOCK - 1) / BLOCK, first_row = blockIdx.x % blocks * BLOCK;
+    int head = blockIdx.x / blocks, b = head / heads, h = head % heads;
+    q += b * q_batch + h * q_head;
+    k += b * k_batch + h * k_head;
+    v += b * v_batch + h * v_head;
+    dy += b * dy_batch + h * dy_head;
+    int64 statistics = (int64)head * ((length + BLOCK - 1) / BLOCK * BLOCK);
+    lse += statistics;
+    delta += statistics;
+    Scores scores = {length, positions, causal != 0, bits, threshold};
+    if (bits) scores.bits += (int64)head * length * positions;
+    int row = first_row + warp_row(), start = causal ? first_row : 0;
+
+    load<BLOCK>(keys, k, k_row, first_row, positions);
+    load<BLOCK>(values, v, v_row, first_row, positions);
+    if (start < length) {
+        load<QUERIES>(tiles, q, q_row, start, length);
+        load<QUERIES>(tiles + SIZE, dy, dy_row, start, length);
+    }
+    float gradient_k[HS / 8][4] = {}, gradient_v[HS / 8][4] = {}, scale2 = scale * LOG2_E;
+    for (int first = start, buffer = 0; first < length; first += QUERIES, buffer ^= 1) {
+        await_copies();
+        __syncthreads();  // this tile is there, and nobody needs the one before any more
+        const scalar* tile = tiles + buffer * BUFFER;
+        if (first + QUERIES < length) {
+            scalar* next = tiles + (buffer ^ 1) * BUFFER;
+            load<QUERIES>(next, q, q_row, first + QUERIES, length);
+            load<QUERIES>(next + SIZE, dy, dy_row, first + QUERIES, length);
+        }
+
+        float s[QUERIES / 8][4] = {}, dw[QUERIES / 8][4] = {};
+#pragma unroll
+        for (int i = 0; i < HS / 16; i++) {
+            unsigned a[4];
+            load_a(a, keys + warp_row() * PITCH + 16 * i);
+            multiply_transposed<QUERIES>(s, a, tile + 16 * i);
+            load_a(a, values + warp_row() * PITCH + 16 * i);
+            multiply_transposed<QUERIES>(dw, a, tile + SIZE + 16 * i);
+        }
+        bool some_hidden = causal && first < row + 15;  // a first query that the last key is ahead of
+#pragma unroll
+        for (int j = 0; j < QUERIES / 8; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int query = first + column_of(j, e), key = row + row_of(e);
+                float w = exp2f(s[j][e] * scale2 - lse[query]);
+                if (some_hidden && key > query) w = 0;
+                float m = bits && scores.dropped(query, key) ? 0 : keep_scale;
+                s[j][e] = w * m;
+                dw[j][e] = w * (m * dw[j][e] - delta[query]);
+            }
+        multiply<QUERIES>(gradient_v, s, tile + SIZE);
+        multiply<QUERIES>(gradient_k, dw, tile);
+    }
+
+    float one[2] = {1, 1}, factor[2] = {scale, scale};
+    int64 dk_start = ((int64)b * positions * heads + h) * HS, dk_row = (int64)heads * HS;
+    await_copies();  // where no query sees these keys, the loop has not waited
+    __syncthreads();
+    store(dk + dk_start, dk_row, first_row, positions, keys, gradient_k, factor);
+    store(dv + dk_start, dk_row, first_row, positions, values, gradient_v, one);
+}
