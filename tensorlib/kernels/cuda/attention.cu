@@ -10,7 +10,7 @@
 // q is (B, H, L, HS), k and v (B, H, S, HS), dy as q: with any strides (in elements; multiples of 8,
 // as is the start of each array, so that 16 bytes can be read at once), the last being 1.
 // y and dq are contiguous (B, L, H, HS), dk and dv (B, S, H, HS): the heads side by side.
-// lse, delta: (B H, L rounded up to whole blocks) of float. bits: uint16 (B H, L, S), or null.
+// lse, delta: (B H, L rounded up to whole blocks) of float. bits: uint16 (B H, L, S), not read if threshold is 0.
 // One block for every BLOCK rows of every head: a grid of B · H · ⌈rows / BLOCK⌉ blocks.
 #include "mma.cuh"
 
@@ -109,8 +109,8 @@ __device__ float row_max(float x) {
 struct Scores {
     int length, positions;  // L and S
     bool causal;
-    const unsigned short* bits;  // (L, S) of this head
-    int threshold;
+    int threshold;               // of dropout
+    const unsigned short* bits;  // (L, S) of this head, read if the threshold is not 0
 
     // Whether a weight is 0: the key is behind the last one or, in causal attention, in the future.
     __device__ bool hidden(int query, int key) const {
@@ -138,8 +138,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_forward(
     q += b * q_batch + h * q_head;
     k += b * k_batch + h * k_head;
     v += b * v_batch + h * v_head;
-    Scores scores = {length, positions, causal != 0, bits, threshold};
-    if (bits) scores.bits += (int64)head * length * positions;
+    Scores scores = {length, positions, causal != 0, threshold, bits + (int64)head * length * positions};
     int row = first_row + warp_row(), end = causal ? min(positions, first_row + BLOCK) : positions;
 
     load<BLOCK>(tiles + BUFFER, q, q_row, first_row, length);
@@ -198,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_forward(
                     total[r] += s[j][e];  // of this lane's columns
                 }
         }
-        if (bits) {
+        if (threshold) {
 #pragma unroll
             for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
@@ -244,8 +243,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries
     v += b * v_batch + h * v_head;
     dy += b * dy_batch + h * dy_head;
     int64 y_start = ((int64)b * length * heads + h) * HS, y_row = (int64)heads * HS;
-    Scores scores = {length, positions, causal != 0, bits, threshold};
-    if (bits) scores.bits += (int64)head * length * positions;
+    Scores scores = {length, positions, causal != 0, threshold, bits + (int64)head * length * positions};
     int row = first_row + warp_row(), end = causal ? min(positions, first_row + BLOCK) : positions;
 
     load<BLOCK>(tiles, y + y_start, y_row, first_row, length);
@@ -303,7 +301,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries
             for (int e = 0; e < 4; e++) {
                 int query = row + row_of(e), key = first + column_of(j, e);
                 float w = exp2f(s[j][e] * scale2 - row_lse[e / 2]);
-                float m = bits && scores.dropped(query, key) ? 0 : keep_scale;
+                float m = threshold && scores.dropped(query, key) ? 0 : keep_scale;
                 s[j][e] = w * (m * dw[j][e] - row_delta[e / 2]);
                 if (some_hidden && scores.hidden(query, key)) s[j][e] = 0;
             }
@@ -340,8 +338,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_keys(
     int64 statistics = (int64)head * ((length + BLOCK - 1) / BLOCK * BLOCK);
     lse += statistics;
     delta += statistics;
-    Scores scores = {length, positions, causal != 0, bits, threshold};
-    if (bits) scores.bits += (int64)head * length * positions;
+    Scores scores = {length, positions, causal != 0, threshold, bits + (int64)head * length * positions};
     int row = first_row + warp_row(), start = causal ? first_row : 0;
 
     load<BLOCK>(keys, k, k_row, first_row, positions);
@@ -378,7 +375,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_keys(
                 int query = first + column_of(j, e), key = row + row_of(e);
                 float w = exp2f(s[j][e] * scale2 - lse[query]);
                 if (some_hidden && key > query) w = 0;
-                float m = bits && scores.dropped(query, key) ? 0 : keep_scale;
+                float m = threshold && scores.dropped(query, key) ? 0 : keep_scale;
                 s[j][e] = w * m;
                 dw[j][e] = w * (m * dw[j][e] - delta[query]);
             }
