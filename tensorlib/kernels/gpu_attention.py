@@ -19,7 +19,12 @@ from . import cpu
 
 Array = Any
 
-_BLOCK = _TILE = 64  # rows that a block of threads works on, rows in a tile: as in attention.cu
+_BLOCK = 64  # rows that a block of threads works on, as in attention.cu
+_TILE_ROWS = {  # that it keeps in shared memory
+    "attention_forward": 2 * 2 * 64,
+    "attention_backward_queries": 3 * _BLOCK,
+    "attention_backward_keys": 2 * _BLOCK + 2 * 2 * 32,
+}
 _SCALARS = {"float16": "__half", "bfloat16": "__nv_bfloat16"}
 _SOURCES = Path(__file__).with_name("cuda")
 
@@ -151,14 +156,16 @@ def _launch(name: str, q: Array, rows: int, args: tuple) -> None:
 @functools.cache
 def _kernel(name: str, dtype: str, size: int) -> tuple[Any, int]:
     """A kernel for a dtype and head size, and the bytes of shared memory that it needs."""
-    # CuPy looks for what it has compiled by the source, without what that includes: so include here
+    kernel = _module(dtype, size).get_function(name)
+    shared = _TILE_ROWS[name] * (size + 8) * 2
+    kernel.max_dynamic_shared_size_bytes = shared
+    return kernel, shared
+
+
+@functools.cache
+def _module(dtype: str, size: int) -> Any:
+    # CuPy finds what it has compiled by the source, not by what that includes: so include it here.
     code = (_SOURCES / "attention.cu").read_text()
     code = code.replace('#include "mma.cuh"', (_SOURCES / "mma.cuh").read_text())
     options = ("--std=c++17", f"-Dscalar={_SCALARS[dtype]}", f"-DHS={size}")
-    kernel = library("cuda").RawModule(code=code, options=options).get_function(name)
-    rows = 4 * _TILE
-    if name == "attention_backward_keys":
-        rows = 2 * _BLOCK + 4 * (_TILE if size <= 64 else _TILE // 2)
-    shared = rows * (size + 8) * 2
-    kernel.max_dynamic_shared_size_bytes = shared
-    return kernel, shared
+    return library("cuda").RawModule(code=code, options=options)

@@ -17,10 +17,12 @@
 typedef long long int64;
 
 constexpr int WARPS = 4, THREADS = 32 * WARPS, BLOCK = 16 * WARPS;
-constexpr int KEYS = 64;                          // that pass by in one tile
-constexpr int QUERIES = HS <= 64 ? 64 : 32;       // the same, for the sake of registers
-constexpr int PITCH = HS + 8;                     // of a row in shared memory: the 8 numbers more
-                                                  // put 8 rows into 8 different groups of banks
+constexpr int KEYS = 64;       // in a tile that passes by, forward
+constexpr int STEP = 32;       // the same backward, where a thread has more to hold in registers
+constexpr int RESIDENT = HS <= 64 ? 3 : 2;  // blocks at a time on a multiprocessor: 168 or 255
+                                            // registers for a thread
+constexpr int PITCH = HS + 8;  // of a row in a tile: with the 8 numbers more, 16 bytes of each of 8
+                               // rows lie in different banks, and are read in one go
 constexpr float LOG2_E = 1.44269504f;
 
 __device__ int lane() { return threadIdx.x % 32; }
@@ -121,7 +123,7 @@ struct Scores {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS) attention_forward(
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_forward(
     const scalar* q, int64 q_batch, int64 q_head, int64 q_row,
     const scalar* k, int64 k_batch, int64 k_head, int64 k_row,
     const scalar* v, int64 v_batch, int64 v_head, int64 v_row,
@@ -223,7 +225,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_forward(
 //
 // With the weights w = exp(s · scale − lse), the mask m of dropout (0 or keep_scale) and
 // dw = m dy vᵀ: ds = w (dw − Σ w dw), and Σ w dw = Σ dy y, since y = Σ w m v; dq = ds k · scale.
-extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries(
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backward_queries(
     const scalar* q, int64 q_batch, int64 q_head, int64 q_row,
     const scalar* k, int64 k_batch, int64 k_head, int64 k_row,
     const scalar* v, int64 v_batch, int64 v_head, int64 v_row,
@@ -234,7 +236,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries
 {
     extern __shared__ uint4 memory[];
     scalar* tiles = (scalar*)memory;
-    constexpr int SIZE = KEYS * PITCH, BUFFER = 2 * SIZE;  // a buffer: keys, then values
+    constexpr int SIZE = STEP * PITCH, BUFFER = 2 * SIZE;  // a buffer: keys, then values
+    constexpr int WHOLE = BLOCK * PITCH;
 
     int blocks = (length + BLOCK - 1) / BLOCK, first_row = (blocks - 1 - blockIdx.x % blocks) * BLOCK;
     int head = blockIdx.x / blocks, b = head / heads, h = head % heads;
@@ -247,8 +250,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries
     int row = first_row + warp_row(), end = causal ? min(positions, first_row + BLOCK) : positions;
 
     load<BLOCK>(tiles, y + y_start, y_row, first_row, length);
-    load<BLOCK>(tiles + BUFFER, q, q_row, first_row, length);
-    load<BLOCK>(tiles + BUFFER + SIZE, dy, dy_row, first_row, length);
+    load<BLOCK>(tiles + WHOLE, q, q_row, first_row, length);
+    load<BLOCK>(tiles + 2 * WHOLE, dy, dy_row, first_row, length);
     await_copies();
     __syncthreads();
     unsigned queries[HS / 16][4], gradients[HS / 16][4];
@@ -258,8 +261,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries
         const scalar* here = tiles + warp_row() * PITCH + 16 * i;
         unsigned outputs[4];
         load_a(outputs, here);
-        load_a(queries[i], here + BUFFER);
-        load_a(gradients[i], here + BUFFER + SIZE);
+        load_a(queries[i], here + WHOLE);
+        load_a(gradients[i], here + 2 * WHOLE);
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             float2 y2 = unpack<scalar>(outputs[e]), dy2 = unpack<scalar>(gradients[i][e]);
@@ -274,29 +277,30 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries
         if (lane() % 4 == 0) delta[i] = row_delta[r];
     }
     __syncthreads();
-    load<KEYS>(tiles, k, k_row, 0, positions);
-    load<KEYS>(tiles + SIZE, v, v_row, 0, positions);
+    load<STEP>(tiles, k, k_row, 0, positions);
+    load<STEP>(tiles + SIZE, v, v_row, 0, positions);
 
     float gradient[HS / 8][4] = {}, scale2 = scale * LOG2_E;
-    for (int first = 0, buffer = 0; first < end; first += KEYS, buffer ^= 1) {
+    for (int first = 0, buffer = 0; first < end; first += STEP, buffer ^= 1) {
         await_copies();
         __syncthreads();  // this tile is there, and nobody needs the one before any more
         const scalar* tile = tiles + buffer * BUFFER;
-        if (first + KEYS < end) {
+        if (first + STEP < end) {
             scalar* next = tiles + (buffer ^ 1) * BUFFER;
-            load<KEYS>(next, k, k_row, first + KEYS, positions);
-            load<KEYS>(next + SIZE, v, v_row, first + KEYS, positions);
+            load<STEP>(next, k, k_row, first + STEP, positions);
+            load<STEP>(next + SIZE, v, v_row, first + STEP, positions);
         }
+        if (causal && first > row + 15) continue;  // all of these keys are in this warp's future
 
-        float s[KEYS / 8][4] = {}, dw[KEYS / 8][4] = {};
+        float s[STEP / 8][4] = {}, dw[STEP / 8][4] = {};
 #pragma unroll
         for (int i = 0; i < HS / 16; i++) {
-            multiply_transposed<KEYS>(s, queries[i], tile + 16 * i);
-            multiply_transposed<KEYS>(dw, gradients[i], tile + SIZE + 16 * i);
+            multiply_transposed<STEP>(s, queries[i], tile + 16 * i);
+            multiply_transposed<STEP>(dw, gradients[i], tile + SIZE + 16 * i);
         }
-        bool some_hidden = scores.hidden(row, first + KEYS - 1);
+        bool some_hidden = scores.hidden(row, first + STEP - 1);
 #pragma unroll
-        for (int j = 0; j < KEYS / 8; j++)
+        for (int j = 0; j < STEP / 8; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 int query = row + row_of(e), key = first + column_of(j, e);
@@ -305,7 +309,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries
                 s[j][e] = w * (m * dw[j][e] - row_delta[e / 2]);
                 if (some_hidden && scores.hidden(query, key)) s[j][e] = 0;
             }
-        multiply<KEYS>(gradient, s, tile);
+        multiply<STEP>(gradient, s, tile);
     }
 
     float factor[2] = {scale, scale};
@@ -316,7 +320,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries
 // The gradients of k and v, with the weights transposed: a row is a key, a column a query.
 //
 // dv = (w m)ᵀ dy, dk = dsᵀ q · scale.
-extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_keys(
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backward_keys(
     const scalar* q, int64 q_batch, int64 q_head, int64 q_row,
     const scalar* k, int64 k_batch, int64 k_head, int64 k_row,
     const scalar* v, int64 v_batch, int64 v_head, int64 v_row,
@@ -326,7 +330,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_keys(
     const unsigned short* bits, int threshold, float keep_scale)
 {
     extern __shared__ uint4 memory[];
-    constexpr int SIZE = QUERIES * PITCH, BUFFER = 2 * SIZE;  // a buffer: queries, then gradients
+    constexpr int SIZE = STEP * PITCH, BUFFER = 2 * SIZE;  // a buffer: queries, then gradients
     scalar *keys = (scalar*)memory, *values = keys + BLOCK * PITCH, *tiles = values + BLOCK * PITCH;
 
     int blocks = (positions + BLOCK - 1) / BLOCK, first_row = blockIdx.x % blocks * BLOCK;
@@ -344,43 +348,47 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_keys(
     load<BLOCK>(keys, k, k_row, first_row, positions);
     load<BLOCK>(values, v, v_row, first_row, positions);
     if (start < length) {
-        load<QUERIES>(tiles, q, q_row, start, length);
-        load<QUERIES>(tiles + SIZE, dy, dy_row, start, length);
+        load<STEP>(tiles, q, q_row, start, length);
+        load<STEP>(tiles + SIZE, dy, dy_row, start, length);
     }
     float gradient_k[HS / 8][4] = {}, gradient_v[HS / 8][4] = {}, scale2 = scale * LOG2_E;
-    for (int first = start, buffer = 0; first < length; first += QUERIES, buffer ^= 1) {
+    for (int first = start, buffer = 0; first < length; first += STEP, buffer ^= 1) {
         await_copies();
         __syncthreads();  // this tile is there, and nobody needs the one before any more
         const scalar* tile = tiles + buffer * BUFFER;
-        if (first + QUERIES < length) {
+        if (first + STEP < length) {
             scalar* next = tiles + (buffer ^ 1) * BUFFER;
-            load<QUERIES>(next, q, q_row, first + QUERIES, length);
-            load<QUERIES>(next + SIZE, dy, dy_row, first + QUERIES, length);
+            load<STEP>(next, q, q_row, first + STEP, length);
+            load<STEP>(next + SIZE, dy, dy_row, first + STEP, length);
         }
+        if (causal && first + STEP <= row) continue;  // none of these queries sees this warp's keys
 
-        float s[QUERIES / 8][4] = {}, dw[QUERIES / 8][4] = {};
+        float s[STEP / 8][4] = {}, dw[STEP / 8][4] = {};
 #pragma unroll
         for (int i = 0; i < HS / 16; i++) {
             unsigned a[4];
             load_a(a, keys + warp_row() * PITCH + 16 * i);
-            multiply_transposed<QUERIES>(s, a, tile + 16 * i);
+            multiply_transposed<STEP>(s, a, tile + 16 * i);
             load_a(a, values + warp_row() * PITCH + 16 * i);
-            multiply_transposed<QUERIES>(dw, a, tile + SIZE + 16 * i);
+            multiply_transposed<STEP>(dw, a, tile + SIZE + 16 * i);
         }
         bool some_hidden = causal && first < row + 15;  // a first query that the last key is ahead of
 #pragma unroll
-        for (int j = 0; j < QUERIES / 8; j++)
+        for (int j = 0; j < STEP / 8; j++) {
+            float2 lses = *(const float2*)(lse + first + column_of(j, 0));  // of two queries
+            float2 deltas = *(const float2*)(delta + first + column_of(j, 0));
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 int query = first + column_of(j, e), key = row + row_of(e);
-                float w = exp2f(s[j][e] * scale2 - lse[query]);
+                float w = exp2f(s[j][e] * scale2 - (e % 2 ? lses.y : lses.x));
                 if (some_hidden && key > query) w = 0;
                 float m = threshold && scores.dropped(query, key) ? 0 : keep_scale;
                 s[j][e] = w * m;
-                dw[j][e] = w * (m * dw[j][e] - delta[query]);
+                dw[j][e] = w * (m * dw[j][e] - (e % 2 ? deltas.y : deltas.x));
             }
-        multiply<QUERIES>(gradient_v, s, tile + SIZE);
-        multiply<QUERIES>(gradient_k, dw, tile);
+        }
+        multiply<STEP>(gradient_v, s, tile + SIZE);
+        multiply<STEP>(gradient_k, dw, tile);
     }
 
     float one[2] = {1, 1}, factor[2] = {scale, scale};
