@@ -25,6 +25,7 @@ constexpr int PITCH = HS + 8;  // of a row in a tile: with the 8 numbers more, 1
                                // rows lie in different banks, and are read in one go
 constexpr float LOG2_E = 1.44269504f;
 
+__device__ float minus_infinity() { return __int_as_float(0xff800000); }
 __device__ int lane() { return threadIdx.x % 32; }
 __device__ int warp_row() { return threadIdx.x / 32 * 16; }  // the first of this warp's rows
 
@@ -141,7 +142,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_forwar
     k += b * k_batch + h * k_head;
     v += b * v_batch + h * v_head;
     Scores scores = {length, positions, causal != 0, threshold, bits + (int64)head * length * positions};
-    int row = first_row + warp_row(), end = causal ? min(positions, first_row + BLOCK) : positions;
+    int row = first_row + warp_row(), end = causal ? min(positions, first_row) : positions;
 
     load<BLOCK>(tiles + BUFFER, q, q_row, first_row, length);
     load<KEYS>(tiles, k, k_row, 0, positions);
@@ -153,7 +154,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_forwar
     for (int i = 0; i < HS / 16; i++) load_a(queries[i], tiles + BUFFER + warp_row() * PITCH + 16 * i);
 
     // Of rows g and g + 8: the output so far, Σ exp(s − peak) v, the peak and Σ exp(s − peak).
-    float output[HS / 8][4] = {}, peak[2] = {-INFINITY, -INFINITY}, total[2] = {};
+    float output[HS / 8][4] = {}, total[2] = {};
+    float peak[2] = {minus_infinity(), minus_infinity()};
     float scale2 = scale * LOG2_E;  // exp(s · scale) = 2^(s · scale2), which the hardware computes
 
     for (int first = 0, buffer = 0; first < end; first += KEYS, buffer ^= 1) {
@@ -174,7 +176,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_forwar
             for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
                 for (int e = 0; e < 4; e++)
-                    if (scores.hidden(row + row_of(e), first + column_of(j, e))) s[j][e] = -INFINITY;
+                    if (scores.hidden(row + row_of(e), first + column_of(j, e))) s[j][e] = minus_infinity();
         }
 
 #pragma unroll
@@ -290,7 +292,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
             load<STEP>(next, k, k_row, first + STEP, positions);
             load<STEP>(next + SIZE, v, v_row, first + STEP, positions);
         }
-        if (causal && first > row + 15) continue;  // all of these keys are in this warp's future
+        if (causal && first > row) continue;  // all of these keys are in the future of this warp
 
         float s[STEP / 8][4] = {}, dw[STEP / 8][4] = {};
 #pragma unroll
