@@ -5,13 +5,15 @@
 // A block of 4 warps works on one head of one element of the batch: each warp on 16 rows (queries;
 // in attention_backward_keys, keys), while the rows of the other side pass by in tiles in shared
 // memory. There are two buffers for them: one is worked on while the next tile is copied to the
-// other. Compiled with -Dscalar=__half or __nv_bfloat16 and -DHS=…, the head size, a multiple of 16.
+// other. A grid has B · H · ⌈rows / BLOCK⌉ blocks.
 //
-// q is (B, H, L, HS), k and v (B, H, S, HS), dy as q: with any strides (in elements; multiples of 8,
-// as is the start of each array, so that 16 bytes can be read at once), the last being 1.
-// y and dq are contiguous (B, L, H, HS), dk and dv (B, S, H, HS): the heads side by side.
-// lse, delta: (B H, L rounded up to whole blocks) of float. bits: uint16 (B H, L, S), not read if threshold is 0.
-// One block for every BLOCK rows of every head: a grid of B · H · ⌈rows / BLOCK⌉ blocks.
+// Compiled with -Dscalar=__half or __nv_bfloat16, and -DHS=…, the head size: a multiple of 16.
+//
+// q, dy: (B, H, L, HS), k, v: (B, H, S, HS), with any strides (in elements) but 1 for the last; so
+//     that 16 bytes can be read at once, all other strides and the start are multiples of 8.
+// y, dq: (B, L, H, HS), dk, dv: (B, S, H, HS), contiguous: the heads of a position side by side.
+// lse, delta: float (B H, L rounded up to whole blocks).
+// bits: uint16 (B H, L, S), contiguous, for dropout; not read if threshold is 0.
 #include "mma.cuh"
 
 typedef long long int64;
@@ -33,13 +35,15 @@ __device__ int warp_row() { return threadIdx.x / 32 * 16; }  // the first of thi
 __device__ int row_of(int e) { return lane() / 4 + e / 2 * 8; }
 __device__ int column_of(int j, int e) { return 8 * j + lane() % 4 * 2 + e % 2; }
 
-// Start to copy rows `first` … `first` + ROWS − 1 of a matrix of `count` rows, zeros beyond its end.
-template <int ROWS> __device__ void load(scalar* tile, const scalar* matrix, int64 stride, int first, int count) {
-    constexpr int PIECES = HS / 8;  // of 16 bytes
-    for (int i = threadIdx.x; i < ROWS * PIECES; i += THREADS) {
-        int row = i / PIECES, column = i % PIECES * 8;
+// Start to copy the rows from `first` on of a matrix of `count` rows to a tile of ROWS rows; beyond
+// the end of the matrix, zeros.
+template <int ROWS>
+__device__ void load(scalar* tile, const scalar* matrix, int64 stride, int first, int count) {
+    for (int i = threadIdx.x; i < ROWS * (HS / 8); i += THREADS) {  // 16 bytes each
+        int row = i / (HS / 8), column = i % (HS / 8) * 8;
         bool valid = first + row < count;
-        start_copy(tile + row * PITCH + column, matrix + (valid ? first + row : 0) * stride + column, valid);
+        const scalar* source = matrix + (valid ? first + row : 0) * stride + column;
+        start_copy(tile + row * PITCH + column, source, valid);
     }
 }
 
@@ -49,7 +53,8 @@ __device__ void load_a(unsigned* a, const scalar* tile) {
 }
 
 // c (16 × N) += a (16 × 16) · xᵀ, where x is the first 16 columns of a tile of N rows.
-template <int N> __device__ void multiply_transposed(float (*c)[4], const unsigned* a, const scalar* tile) {
+template <int N>
+__device__ void multiply_transposed(float (*c)[4], const unsigned* a, const scalar* tile) {
 #pragma unroll
     for (int n = 0; n < N; n += 16) {
         unsigned b[4];  // two fragments B; in shared memory, x has the layout that B's columns need
@@ -60,7 +65,8 @@ template <int N> __device__ void multiply_transposed(float (*c)[4], const unsign
 }
 
 // c (16 × HS) += w (16 × N) · x, where x is a tile of N rows, and w is rounded to 16 bits.
-template <int N> __device__ void multiply(float (*c)[4], const float (*w)[4], const scalar* tile) {
+template <int N>
+__device__ void multiply(float (*c)[4], const float (*w)[4], const scalar* tile) {
 #pragma unroll
     for (int n = 0; n < N; n += 16) {
         const float *left = w[n / 8], *right = w[n / 8 + 1];
@@ -79,8 +85,8 @@ template <int N> __device__ void multiply(float (*c)[4], const float (*w)[4], co
 // Write this warp's rows c (16 × HS), row g times factor[0] and row g + 8 times factor[1], to rows
 // `first` … of a matrix of `count` rows. They go by way of the warp's rows of a tile that is no
 // longer in use, so that then every lane writes 16 bytes at once.
-__device__ void store(scalar* matrix, int64 stride, int first, int count, scalar* tile, const float (*c)[4],
-                      const float* factor) {
+__device__ void store(scalar* matrix, int64 stride, int first, int count, scalar* tile,
+                      const float (*c)[4], const float* factor) {
     tile += warp_row() * PITCH;
     first += warp_row();
 #pragma unroll
@@ -93,7 +99,8 @@ __device__ void store(scalar* matrix, int64 stride, int first, int count, scalar
     for (int i = lane(); i < 16 * (HS / 8); i += 32) {
         int row = i / (HS / 8), column = i % (HS / 8) * 8;
         if (first + row < count)
-            *(uint4*)(matrix + (first + row) * stride + column) = *(uint4*)(tile + row * PITCH + column);
+            *(uint4*)(matrix + (first + row) * stride + column) =
+                *(const uint4*)(tile + row * PITCH + column);
     }
 }
 
@@ -108,19 +115,20 @@ __device__ float row_max(float x) {
     return fmaxf(x, __shfl_xor_sync(0xffffffff, x, 2));
 }
 
-// What every kernel here has to know about the scores q kᵀ of one head.
-struct Scores {
+// Which weights of a head are 0.
+struct Zeros {
     int length, positions;  // L and S
     bool causal;
     int threshold;               // of dropout
-    const unsigned short* bits;  // (L, S) of this head, read if the threshold is not 0
+    const unsigned short* bits;  // (L, S)
 
-    // Whether a weight is 0: the key is behind the last one or, in causal attention, in the future.
+    // The key is behind the last one or, in causal attention, in the future of the query.
     __device__ bool hidden(int query, int key) const {
         return key >= positions || (causal && key > query);
     }
     __device__ bool dropped(int query, int key) const {
-        return query < length && key < positions && bits[(int64)query * positions + key] < threshold;
+        if (!threshold || query >= length || key >= positions) return false;
+        return bits[(int64)query * positions + key] < threshold;
     }
 };
 
@@ -136,13 +144,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_forwar
     constexpr int SIZE = KEYS * PITCH, BUFFER = 2 * SIZE;  // a buffer: keys, then values
 
     // The last rows have most to do in causal attention: they come first.
-    int blocks = (length + BLOCK - 1) / BLOCK, first_row = (blocks - 1 - blockIdx.x % blocks) * BLOCK;
-    int head = blockIdx.x / blocks, b = head / heads, h = head % heads;
+    int blocks = (length + BLOCK - 1) / BLOCK, head = blockIdx.x / blocks;
+    int first_row = (blocks - 1 - blockIdx.x % blocks) * BLOCK, b = head / heads, h = head % heads;
     q += b * q_batch + h * q_head;
     k += b * k_batch + h * k_head;
     v += b * v_batch + h * v_head;
-    Scores scores = {length, positions, causal != 0, threshold, bits + (int64)head * length * positions};
-    int row = first_row + warp_row(), end = causal ? min(positions, first_row) : positions;
+    bits += (int64)head * length * positions;
+    Zeros zeros = {length, positions, causal != 0, threshold, bits};
+    int row = first_row + warp_row(), end = causal ? min(positions, first_row + BLOCK) : positions;
 
     load<BLOCK>(tiles + BUFFER, q, q_row, first_row, length);
     load<KEYS>(tiles, k, k_row, 0, positions);
@@ -151,7 +160,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_forwar
     __syncthreads();
     unsigned queries[HS / 16][4];
 #pragma unroll
-    for (int i = 0; i < HS / 16; i++) load_a(queries[i], tiles + BUFFER + warp_row() * PITCH + 16 * i);
+    for (int i = 0; i < HS / 16; i++)
+        load_a(queries[i], tiles + BUFFER + warp_row() * PITCH + 16 * i);
 
     // Of rows g and g + 8: the output so far, Σ exp(s − peak) v, the peak and Σ exp(s − peak).
     float output[HS / 8][4] = {}, total[2] = {};
@@ -171,19 +181,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_forwar
         float s[KEYS / 8][4] = {};
 #pragma unroll
         for (int i = 0; i < HS / 16; i++) multiply_transposed<KEYS>(s, queries[i], tile + 16 * i);
-        if (scores.hidden(row, first + KEYS - 1)) {  // else all of these keys are seen by all rows
+        if (zeros.hidden(row, first + KEYS - 1)) {  // else all of these keys are seen by all rows
 #pragma unroll
             for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
                 for (int e = 0; e < 4; e++)
-                    if (scores.hidden(row + row_of(e), first + column_of(j, e))) s[j][e] = minus_infinity();
+                    if (zeros.hidden(row + row_of(e), first + column_of(j, e)))
+                        s[j][e] = minus_infinity();
         }
 
 #pragma unroll
         for (int r = 0; r < 2; r++) {  // the online softmax of rows g and g + 8
             float top = peak[r];
 #pragma unroll
-            for (int j = 0; j < KEYS / 8; j++) top = fmaxf(top, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
+            for (int j = 0; j < KEYS / 8; j++)
+                top = fmaxf(top, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
             top = row_max(top);
             float shrink = exp2f((peak[r] - top) * scale2);  // the sums so far knew a lower peak
             peak[r] = top;
@@ -206,7 +218,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_forwar
             for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
                 for (int e = 0; e < 4; e++)
-                    if (scores.dropped(row + row_of(e), first + column_of(j, e))) s[j][e] = 0;
+                    if (zeros.dropped(row + row_of(e), first + column_of(j, e))) s[j][e] = 0;
         }
         multiply<KEYS>(output, s, tile + SIZE);
     }
@@ -220,7 +232,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_forwar
             lse[(int64)head * blocks * BLOCK + row + row_of(2 * r)] = peak[r] * scale2 + log2f(sum);
     }
     __syncthreads();
-    store(y + ((int64)b * length * heads + h) * HS, (int64)heads * HS, first_row, length, tiles, output, factor);
+    y += ((int64)b * length * heads + h) * HS;
+    store(y, (int64)heads * HS, first_row, length, tiles, output, factor);
 }
 
 // The gradient of q; and, for attention_backward_keys, delta = Σ dy y of every query.
@@ -241,14 +254,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
     constexpr int SIZE = STEP * PITCH, BUFFER = 2 * SIZE;  // a buffer: keys, then values
     constexpr int WHOLE = BLOCK * PITCH;
 
-    int blocks = (length + BLOCK - 1) / BLOCK, first_row = (blocks - 1 - blockIdx.x % blocks) * BLOCK;
-    int head = blockIdx.x / blocks, b = head / heads, h = head % heads;
+    int blocks = (length + BLOCK - 1) / BLOCK, head = blockIdx.x / blocks;
+    int first_row = (blocks - 1 - blockIdx.x % blocks) * BLOCK, b = head / heads, h = head % heads;
     q += b * q_batch + h * q_head;
     k += b * k_batch + h * k_head;
     v += b * v_batch + h * v_head;
     dy += b * dy_batch + h * dy_head;
     int64 y_start = ((int64)b * length * heads + h) * HS, y_row = (int64)heads * HS;
-    Scores scores = {length, positions, causal != 0, threshold, bits + (int64)head * length * positions};
+    bits += (int64)head * length * positions;
+    Zeros zeros = {length, positions, causal != 0, threshold, bits};
     int row = first_row + warp_row(), end = causal ? min(positions, first_row + BLOCK) : positions;
 
     load<BLOCK>(tiles, y + y_start, y_row, first_row, length);
@@ -300,16 +314,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
             multiply_transposed<STEP>(s, queries[i], tile + 16 * i);
             multiply_transposed<STEP>(dw, gradients[i], tile + SIZE + 16 * i);
         }
-        bool some_hidden = scores.hidden(row, first + STEP - 1);
+        bool some_hidden = zeros.hidden(row, first + STEP - 1);
 #pragma unroll
         for (int j = 0; j < STEP / 8; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 int query = row + row_of(e), key = first + column_of(j, e);
                 float w = exp2f(s[j][e] * scale2 - row_lse[e / 2]);
-                float m = threshold && scores.dropped(query, key) ? 0 : keep_scale;
+                float m = zeros.dropped(query, key) ? 0 : keep_scale;
                 s[j][e] = w * (m * dw[j][e] - row_delta[e / 2]);
-                if (some_hidden && scores.hidden(query, key)) s[j][e] = 0;
+                if (some_hidden && zeros.hidden(query, key)) s[j][e] = 0;
             }
         multiply<STEP>(gradient, s, tile);
     }
@@ -335,8 +349,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
     constexpr int SIZE = STEP * PITCH, BUFFER = 2 * SIZE;  // a buffer: queries, then gradients
     scalar *keys = (scalar*)memory, *values = keys + BLOCK * PITCH, *tiles = values + BLOCK * PITCH;
 
-    int blocks = (positions + BLOCK - 1) / BLOCK, first_row = blockIdx.x % blocks * BLOCK;
-    int head = blockIdx.x / blocks, b = head / heads, h = head % heads;
+    int blocks = (positions + BLOCK - 1) / BLOCK, head = blockIdx.x / blocks;
+    int first_row = blockIdx.x % blocks * BLOCK, b = head / heads, h = head % heads;
     q += b * q_batch + h * q_head;
     k += b * k_batch + h * k_head;
     v += b * v_batch + h * v_head;
@@ -344,7 +358,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
     int64 statistics = (int64)head * ((length + BLOCK - 1) / BLOCK * BLOCK);
     lse += statistics;
     delta += statistics;
-    Scores scores = {length, positions, causal != 0, threshold, bits + (int64)head * length * positions};
+    bits += (int64)head * length * positions;
+    Zeros zeros = {length, positions, causal != 0, threshold, bits};
     int row = first_row + warp_row(), start = causal ? first_row : 0;
 
     load<BLOCK>(keys, k, k_row, first_row, positions);
@@ -374,7 +389,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
             load_a(a, values + warp_row() * PITCH + 16 * i);
             multiply_transposed<STEP>(dw, a, tile + SIZE + 16 * i);
         }
-        bool some_hidden = causal && first < row + 15;  // a first query that the last key is ahead of
+        bool some_hidden = causal && first < row + 15;  // the last key from the first query
 #pragma unroll
         for (int j = 0; j < STEP / 8; j++) {
             float2 lses = *(const float2*)(lse + first + column_of(j, 0));  // of two queries
@@ -384,7 +399,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
                 int query = first + column_of(j, e), key = row + row_of(e);
                 float w = exp2f(s[j][e] * scale2 - (e % 2 ? lses.y : lses.x));
                 if (some_hidden && key > query) w = 0;
-                float m = threshold && scores.dropped(query, key) ? 0 : keep_scale;
+                float m = zeros.dropped(query, key) ? 0 : keep_scale;
                 s[j][e] = w * m;
                 dw[j][e] = w * (m * dw[j][e] - (e % 2 ? deltas.y : deltas.x));
             }
