@@ -116,9 +116,7 @@ def test_is_what_the_cpu_computes(dtype, lead, L, S, D, causal, threshold):
     inputs = random_inputs(lead, L, S, D, dtype)
     bits = np.random.default_rng(1).integers(0, 65536, (*lead, L, S), np.uint16)
     options = {"causal": causal, "threshold": threshold}
-    results = attend(
-        gpu_attention, *inputs, bits=on_device(bits) if threshold else None, **options
-    )
+    results = attend(gpu_attention, *inputs, bits=on_device(bits) if threshold else None, **options)
     assert all(x.dtype == dtype for x in results)
     expected = exact(*inputs, bits=bits if threshold else None, **options)
     assert_close(results, expected, TOLERANCE[dtype])
@@ -248,18 +246,3 @@ def test_the_rest_takes_the_plain_form(why, library, monkeypatch):
     expected = expected, *cpu.attention_backward(wide[3], *wide[:3], saved, False, scale, 0)[:3]
     assert all(x.dtype == dtype for x in (y, *grads[:3]))
     assert_close((y, *grads[:3]), expected, 1e-5 if why == "float32" else 1e-2)
-
-
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_90a"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_compiles_for(arch, dtype, library, monkeypatch):
-    core = pytest.importorskip("cupy._core.core", reason="NVRTC comes with CuPy")
-    from cupy.cuda import compiler
-
-    def compile(code, options):
-        options = (*core.assemble_cupy_compiler_options(()), *options, f"-arch={arch}", "-ftz=true")
-        compiler._NVRTCProgram(code, "attention.cu", method="cubin").compile(options)
-
-    monkeypatch.setattr(library, "RawModule", compile)
-    for size in (16, 64, 128):
-        gpu_attention._module(dtype, size)
