@@ -125,7 +125,7 @@ def _heads(x: Array, lead: tuple[int, ...]) -> Array:
         x = x.reshape(math.prod(lead) // heads, heads, *x.shape[-2:])
     *outer, last = x.strides
     if last != x.itemsize or any(stride % 16 for stride in outer) or x.data.ptr % 16:
-        x = library("cuda").ascontiguousarray(x)
+        x = x.copy()
     return x
 
 
