@@ -1,0 +1,171 @@
+"""Attention on the GPU: flash attention (`cuda/attention.cu`), the plain form where it cannot be.
+
+Flash attention computes in 16 bits on tensor cores and never stores the (L, S) weights; float32,
+older GPUs and what is rare (a mask, other head sizes) take the code of `cpu.py`, which for an array
+of CuPy's runs on the GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..device import library
+from . import cpu
+
+Array = Any
+
+_BLOCK = 64  # rows that a block of threads works on, as in attention.cu
+_TILE_ROWS = {  # that it keeps in shared memory
+    "attention_forward": 2 * 2 * 64,
+    "attention_backward_queries": 3 * _BLOCK,
+    "attention_backward_keys": 2 * _BLOCK + 2 * 2 * 32,
+}
+_SCALARS = {"float16": "__half", "bfloat16": "__nv_bfloat16"}
+_SOURCES = Path(__file__).with_name("cuda")
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    causal: bool,
+    scale: float,
+    bits: Array | None,
+    threshold: int,
+) -> tuple[Array, Any]:
+    """y = dropout(softmax(q kᵀ · scale + mask)) v, as `cpu.attention`; y has the dtype of q.
+
+    q, k and v may have any strides: they are not copied if a row of a head (the last dimension) is
+    contiguous and begins at a multiple of 16 bytes. In memory, y has the heads of a position side
+    by side, (…, L, heads, D), as the next layer wants it.
+    Returns y, and for backward y, the logarithm of each row's sum of exponentials, and the bits.
+    Dao, FlashAttention-2 (2023).
+    """
+    if mask is not None or not _flash(q, k, v, scale):
+        wide_q, wide_k, wide_v, mask = (_widened(x) for x in (q, k, v, mask))
+        y, weights = cpu.attention(wide_q, wide_k, wide_v, mask, causal, scale, bits, threshold)
+        return y.astype(q.dtype, copy=False), weights
+    lead = q.shape[:-2]
+    if not lead == k.shape[:-2] == v.shape[:-2]:
+        lead = np.broadcast_shapes(lead, k.shape[:-2], v.shape[:-2])
+    q, k, v = (_heads(x, lead) for x in (q, k, v))
+    B, H, L, D = q.shape
+    xp = library("cuda")
+    y = xp.empty((B, L, H, D), q.dtype)
+    lse = xp.empty((B * H, -(-L // _BLOCK) * _BLOCK), np.float32)
+    bits = None if bits is None else xp.ascontiguousarray(bits)
+    inputs = [*_strided(q), *_strided(k), *_strided(v)]
+    problem = _problem(q, k, causal, scale, bits, threshold, lse)
+    _launch("attention_forward", q, L, (*inputs, y, lse, *problem))
+    return y.swapaxes(1, 2).reshape(*lead, L, D), (y, lse, bits)
+
+
+def attention_backward(
+    dy: Array, q: Array, k: Array, v: Array, saved: Any, causal: bool, scale: float, threshold: int
+) -> tuple[Array, Array, Array, Array | None]:
+    """The gradients of q, k, v and of a mask that was added, as `cpu.attention_backward`."""
+    if isinstance(saved, list):
+        wide_dy, wide_q, wide_k, wide_v = (_widened(x) for x in (dy, q, k, v))
+        *grads, dmask = cpu.attention_backward(
+            wide_dy, wide_q, wide_k, wide_v, saved, causal, scale, threshold
+        )
+        dq, dk, dv = (x.astype(q.dtype, copy=False) for x in grads)
+        return dq, dk, dv, dmask
+    lead = dy.shape[:-2]
+    dy, q, k, v = (_heads(x, lead) for x in (dy, q, k, v))
+    (B, H, L, D), S = q.shape, k.shape[2]
+    y, lse, bits = saved
+    xp = library("cuda")
+    dq, dk, dv = (xp.empty((B, n, H, D), q.dtype) for n in (L, S, S))
+    delta = xp.empty_like(lse)
+    inputs = [*_strided(q), *_strided(k), *_strided(v), *_strided(dy)]
+    problem = _problem(q, k, causal, scale, bits, threshold, lse)
+    # The first computes the delta of each query, too, which the second needs.
+    _launch("attention_backward_queries", q, L, (*inputs, y, lse, delta, dq, *problem))
+    _launch("attention_backward_keys", q, S, (*inputs, lse, delta, dk, dv, *problem))
+    dq, dk, dv = (x.swapaxes(1, 2).reshape(*lead, x.shape[1], D) for x in (dq, dk, dv))
+    return dq, dk, dv, None
+
+
+def _flash(q: Array, k: Array, v: Array, scale: float) -> bool:
+    """Whether the kernels of attention.cu can do this."""
+    size = q.shape[-1]
+    return (
+        q.dtype.name in _SCALARS
+        and size == v.shape[-1]
+        and size in range(16, 129, 16)
+        and min(q.size, k.size) > 0
+        and scale > 0
+        and _compute_capability() >= 80
+    )
+
+
+@functools.cache
+def _compute_capability() -> int:
+    return int(library("cuda").cuda.Device().compute_capability)
+
+
+def _widened(x: Array | None) -> Array | None:
+    """16-bit floats as float32: CuPy's batched product of bfloat16 is broken."""
+    return x if x is None or x.dtype.name not in _SCALARS else x.astype(np.float32)
+
+
+def _heads(x: Array, lead: tuple[int, ...]) -> Array:
+    """x (…, n, D), broadcast, as (B, H, n, D) with strides that the kernels can read."""
+    if x.shape[:-2] != lead:
+        x = library("cuda").broadcast_to(x, (*lead, *x.shape[-2:]))
+    if len(lead) != 2:
+        heads = lead[-1] if lead else 1
+        x = x.reshape(math.prod(lead) // heads, heads, *x.shape[-2:])
+    *outer, last = x.strides
+    if last != x.itemsize or any(stride % 16 for stride in outer) or x.data.ptr % 16:
+        x = x.copy()
+    return x
+
+
+def _strided(x: Array) -> tuple:
+    """x (B, H, n, D) as a kernel takes it: where it begins, and its strides in elements."""
+    return x.data, *(np.int64(stride // x.itemsize) for stride in x.strides[:3])
+
+
+def _problem(
+    q: Array, k: Array, causal: bool, scale: float, bits: Array | None, threshold: int, lse: Array
+) -> tuple:
+    """What all three kernels take at the end: sizes, scale, dropout."""
+    sizes = q.shape[1], q.shape[2], k.shape[2], causal
+    if bits is None:
+        bits, threshold = lse, 0  # a pointer that is not read
+    keep_scale = 65536 / (65536 - threshold) if threshold < 65536 else 0
+    dropout = bits, np.int32(threshold), np.float32(keep_scale)
+    return *map(np.int32, sizes), np.float32(scale), *dropout
+
+
+def _launch(name: str, q: Array, rows: int, args: tuple) -> None:
+    """Run a kernel with one block for each _BLOCK of the `rows` of every head."""
+    kernel, shared = _kernel(name, q.dtype.name, q.shape[-1])
+    blocks = q.shape[0] * q.shape[1] * -(-rows // _BLOCK)
+    kernel((blocks,), (2 * _BLOCK,), args, shared_mem=shared)
+
+
+@functools.cache
+def _kernel(name: str, dtype: str, size: int) -> tuple[Any, int]:
+    """A kernel for a dtype and head size, and the bytes of shared memory that it needs."""
+    kernel = _module(dtype, size).get_function(name)
+    shared = _TILE_ROWS[name] * (size + 8) * 2
+    kernel.max_dynamic_shared_size_bytes = shared
+    return kernel, shared
+
+
+@functools.cache
+def _module(dtype: str, size: int) -> Any:
+    # CuPy finds what it has compiled by the source, not by what that includes: so include it here.
+    code = (_SOURCES / "attention.cu").read_text()
+    code = code.replace('#include "mma.cuh"', (_SOURCES / "mma.cuh").read_text())
+    options = ("--std=c++17", f"-Dscalar={_SCALARS[dtype]}", f"-DHS={size}")
+    return library("cuda").RawModule(code=code, options=options)
