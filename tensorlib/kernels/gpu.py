@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..device import library
+from .gpu_attention import attention, attention_backward  # noqa: F401  (kernels of this module, too)
 
 Array = Any
 

@@ -73,6 +73,7 @@ class ndarray:  # noqa: N801
     itemsize = property(lambda self: self._values.itemsize)
     strides = property(lambda self: self._values.strides)
     T = property(lambda self: _wrap(self._values.T, self))
+    data = property(lambda self: MemoryPointer(self))
 
     @property
     def flags(self):
@@ -395,6 +396,13 @@ class Device:
         _synchronise("synchronize()")
 
 
+class MemoryPointer:
+    """Where an array begins: for a kernel that is told the strides."""
+
+    def __init__(self, array):
+        self.ptr, self.array = array._values.ctypes.data, array
+
+
 class RawModule:
     """CUDA C++, compiled for the CPU by `emulator` and run there."""
 
@@ -423,6 +431,8 @@ def _argument(x):
     if type(x) is ndarray:
         assert x.flags.c_contiguous, "a kernel does not see strides: pass a contiguous array"
         return types.SimpleNamespace(pointer=x._values.ctypes.data, array=x)
+    if type(x) is MemoryPointer:
+        return types.SimpleNamespace(pointer=x.ptr, array=x.array)
     assert isinstance(x, np.generic), f"{x!r} would be passed as 64 bits: say np.float32, np.int32"
     return x
 

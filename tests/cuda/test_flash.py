@@ -4,11 +4,11 @@ same 16-bit inputs. Every array lies between pages that nobody may touch, and be
 import types
 from pathlib import Path
 
+import emulator
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from cuda import emulator
 from torch.nn.functional import scaled_dot_product_attention
 
 from tensorlib.kernels import cpu, gpu_attention
