@@ -476,7 +476,7 @@ def _future(rows: int, positions: int, dtype: np.dtype, device: str) -> Array:
 
 # ---------------------------------------------------------------------------------------- optimizer
 
-_BLOCK = 131072  # long enough that threads rarely wait for each other to speak to Python
+_BLOCK = 2**18  # long enough that threads rarely wait for each other to speak to Python
 
 
 def adam(
@@ -499,7 +499,8 @@ def adam(
     """
     if p.ndim == 1 and p.size > _BLOCK and device_of(p) == "cpu":  # in blocks, by several threads
         settings = (step, lr, betas, eps, weight_decay, decoupled)
-        blocks = [slice(i, i + _BLOCK) for i in range(0, p.size, _BLOCK)]
+        n = math.ceil(p.size / _BLOCK)
+        blocks = [slice(p.size * i // n, p.size * (i + 1) // n) for i in range(n)]
         list(_threads().map(lambda i: adam(p[i], g[i], m[i], v[i], *settings), blocks))
         return
     beta1, beta2 = betas
