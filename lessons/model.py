@@ -67,7 +67,7 @@ class Head(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """Several heads in parallel, side by side again: 1:21:59; the projection: 1:30:30."""
+    """Several heads in parallel, side by side again: 1:21:59; the projection back: 1:26:48."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Each token by itself: 1:24:25; the projection back and the 4 times wider layer: 1:30:30."""
+    """Each token by itself: 1:24:25; the projection back and the 4 times wider layer: 1:26:48."""
 
     def __init__(
         self, n_embd: int, *, widen: int = 4, projection: bool = True, dropout: float = 0.0

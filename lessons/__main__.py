@@ -1,0 +1,67 @@
+"""`python -m lessons`: the chapters; `python -m lessons 7`: one; `--help` for the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from gpt import cli, machine
+from gpt.config import Device, UserError
+from lessons import chapters, common, ladder
+
+
+def _default(text: str) -> object:
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """The video, chapter by chapter. Without arguments: the list of lessons."""
+
+    what: tyro.conf.Positional[str] = ""
+    """A lesson's number; or table, the ladder of models; or notebooks, to write them anew."""
+    quick: tyro.conf.FlagCreatePairsOff[bool] = False
+    """A few steps of everything: whether it runs, not whether it learns."""
+    data: Annotated[Path | None, _default("tiny Shakespeare, downloaded once")] = None
+    """UTF-8 text to learn instead of the video's."""
+    device: Device = "auto"
+    """Where table trains."""
+    rungs: Annotated[tuple[str, ...], _default("all")] = ()
+    """Which models table trains."""
+    seeds: tuple[int, ...] = (1337, 1338, 1339)
+    """With which seeds table trains each."""
+    steps: Annotated[int | None, _default("the video's")] = None
+    """For how many steps table trains."""
+
+
+def main() -> None:
+    config = cli.parse(Lessons)
+    common.options.quick, common.options.data = config.quick, config.data
+    if config.what == "":
+        print(chapters.listing())
+    elif config.what == "table":
+        table(config)
+    elif config.what == "notebooks":
+        from lessons import notebooks  # needs jupytext
+
+        notebooks.write()
+    else:
+        chapters.run(chapters.find(config.what))
+
+
+def table(config: Lessons) -> None:
+    if not config.seeds:
+        raise UserError("--seeds needs at least one number")
+    device = cli.find_device(config.device)
+    chosen = [ladder.find(name) for name in config.rungs] or ladder.rungs(device)
+    if device == "cpu":
+        machine.prepare(threads=machine.cores())
+    for line in ladder.table(chosen, config.seeds, device, config.steps):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,90 @@
+"""The lessons as files: `NN_name.py`, in cells that `# %%` begins.
+
+A lesson is a script like any other (`python lessons/07_averaging.py` prints its results); `run`
+also prints the text between the code.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt.config import UserError
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Cell:
+    """kind: "markdown" or "code"; line: where its source begins in the file, from 0."""
+
+    kind: str
+    source: str
+    line: int
+
+
+def lessons() -> list[Path]:
+    """The files, in the order of their numbers."""
+    return sorted(HERE.glob("[0-9][0-9]_*.py"))
+
+
+def find(number: str) -> Path:
+    """The lesson with this number. UserError if there is none."""
+    for path in lessons():
+        if number.isdecimal() and int(path.name[:2]) == int(number):
+            return path
+    last = int(lessons()[-1].name[:2])
+    raise UserError(f"there is no lesson {number!r}: take 0 to {last}, table or notebooks")
+
+
+def cells(path: Path) -> Iterator[Cell]:
+    """The cells of a lesson; a markdown cell's text without its comment signs."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith("# %%")]
+    for start, end in zip(starts, [*starts[1:], len(lines)]):
+        body = lines[start + 1 : end]
+        kind = "markdown" if "[markdown]" in lines[start] else "code"
+        if kind == "markdown":
+            body = [re.sub(r"^# ?", "", line) for line in body]
+        yield Cell(kind, "\n".join(body).strip("\n"), start + 1)
+
+
+def title(path: Path) -> str:
+    """A lesson's first line, such as "7 · Averaging the past · 42:13"."""
+    return next(cells(path)).source.splitlines()[0].lstrip("# ")
+
+
+def listing() -> str:
+    """Number, title and the video's timestamp of each lesson."""
+    rows = [title(path).split(" · ") for path in lessons()]
+    lines = [f"{number:>3}  {time:>9}  {name}" for number, name, time in rows]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "The middle column is the video's time (quoted from its chapters and transcript).",
+            "python -m lessons 7 runs one, python -m lessons table trains the ladder of models.",
+        ]
+    )
+
+
+def run(path: Path) -> None:
+    """Run a lesson in this process: its text, and what its code prints, in turn."""
+    namespace = {"__name__": "__main__", "__file__": str(path)}
+    for cell in cells(path):
+        if cell.kind == "markdown":
+            print("\n" + _wrapped(cell.source) + "\n", flush=True)
+        else:  # the empty lines make a traceback name the right one
+            source = "\n" * cell.line + cell.source
+            exec(compile(source, str(path), "exec", dont_inherit=True), namespace)
+
+
+def _wrapped(markdown: str) -> str:
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", markdown)  # links as their text
+    paragraphs = plain.split("\n\n")
+    return "\n\n".join(
+        p if re.match(r"#|\||[*-] |    ", p) else textwrap.fill(p, 80) for p in paragraphs
+    )
