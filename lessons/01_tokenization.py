@@ -110,9 +110,9 @@ try:
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text[: 50_000 if common.options.quick else None].splitlines()),
+        sentence_iterator=iter(text[: 10 * common.steps(200_000)].splitlines()),
         model_writer=model,
-        vocab_size=200 if common.options.quick else 1000,
+        vocab_size=1000,
         minloglevel=2,
         hard_vocab_limit=False,
     )

@@ -53,9 +53,10 @@ print("200 batches:", spread(200))
 # %%
 layer = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
 x = torch.ones(1, 4)
-for mode in (layer.train(), layer.eval()):
+for training in (True, False):
+    layer.train(training)
     repeats = [torch.equal(layer(x), layer(x)) for _ in range(6)]
-    print("training:  " if mode.training else "evaluation:", repeats)
+    print("train():" if training else "eval(): ", repeats)
 
 # %% [markdown]
 # `torch.no_grad()` tells the tape that nobody will call backward, so that it keeps no intermediate

@@ -39,15 +39,18 @@ class Lessons:
 
 def main() -> None:
     config = cli.parse(Lessons)
-    common.options.quick, common.options.data = config.quick, config.data
+    common.options.limit, common.options.data = (4 if config.quick else None), config.data
     if config.what == "":
         print(chapters.listing())
     elif config.what == "table":
         table(config)
     elif config.what == "notebooks":
-        from lessons import notebooks  # needs jupytext
-
-        notebooks.write()
+        try:
+            from lessons import notebooks
+        except ImportError as error:
+            message = f'{error.name} is missing: pip install -e ".[lessons]"'
+            raise UserError(message) from None
+        notebooks.write(chapters.lessons())
     else:
         chapters.run(chapters.find(config.what))
 

@@ -26,7 +26,7 @@ from tensorlib.nn import functional as F
 class Options:
     """What the command line of `python -m lessons` sets for all lessons."""
 
-    quick: bool = False  # a few steps instead of thousands: does it run, not does it learn
+    limit: int | None = None  # at most so many steps of whatever takes thousands
     data: Path | None = None  # the text; None: tiny Shakespeare
 
 
@@ -35,7 +35,7 @@ options = Options()
 
 def steps(count: int) -> int:
     """`count`, or with --quick a handful."""
-    return min(count, 4) if options.quick else count
+    return count if options.limit is None else min(count, options.limit)
 
 
 # ------------------------------------------------------------------------------ text and batches
@@ -153,7 +153,11 @@ def generate(model: nn.Module, idx: Tensor, max_new_tokens: int, block_size: int
 
 
 def sample(model: nn.Module, length: int = 300, block_size: int = 8, prompt: str = "\n") -> str:
-    """The text that the model writes after `prompt`, drawn from the stream as it stands."""
+    """The text that the model writes after `prompt`, drawn from the stream as it stands.
+
+    Characters of the prompt that the text does not have are left out.
+    """
+    prompt = "".join(c for c in prompt if c in corpus().chars) or corpus().chars[0]
     start = corpus().encode(prompt).view(1, -1).to(next(model.parameters()).device)
     return corpus().decode(generate(model, start, length, block_size)[0])
 

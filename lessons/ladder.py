@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tensorlib as torch
 from gpt.config import UserError
@@ -81,8 +82,7 @@ def _sa() -> nn.Module:
     return MultiHeadAttention(32, 4, 8, projection=False)
 
 
-_FIRST = {"learning_rate": 1e-2, "max_iters": 3000, "eval_interval": 300}
-_LATER = "the video's repository, later: "
+_FIRST: dict[str, Any] = {"learning_rate": 1e-2, "max_iters": 3000, "eval_interval": 300}
 LADDER = [
     Rung("bigram", BigramLanguageModel, 2.5, **_FIRST),
     Rung("lm_head", small(nn.Identity, position=False), **_FIRST),
@@ -196,7 +196,7 @@ def table(
         samples.append((rung.name, common.sample(results[0].model, 200, rung.block_size)))
     for name, text in samples:
         yield f"\n{name} writes:\n{text}"
-    if CPU in chosen and not common.options.quick:
+    if CPU in chosen and common.options.limit is None:
         yield (
             f"\n{CPU.name} has 4 layers of 4 heads, 128 channels, a context of 64, and 2,000 steps "
             f"of 16 sequences.\nThe video's scaled-up model would take {hours(FULL):.0f} hours a "

@@ -41,6 +41,8 @@ class Head(nn.Module):
     corrects to head_size ** -0.5 (1:20:05).
     """
 
+    tril: Tensor
+
     def __init__(
         self,
         n_embd: int,
