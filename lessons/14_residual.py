@@ -37,8 +37,8 @@ for name in ("blocks", "residual"):
     print(f"{name:16}", "".join(f"{norm:9.5f}" for norm in norms))
 
 # %% [markdown]
-# Without the sum the first block hears a hundredth of what the last one hears, and the embeddings
-# hardly anything. With it all hear about as much.
+# Without the sum each block hears less than the one after it, the first a twelfth of the last, and
+# the embeddings 400 times less than with it. With it all blocks hear about as much.
 #
 # ## The steps to 2.08
 #

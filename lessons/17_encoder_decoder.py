@@ -203,6 +203,7 @@ def translate(n):
 
 right = [n for n in held_out.tolist() if translate(n) == english(n)]
 print(f"{len(right)} of {len(held_out)} numbers that it never saw are translated without a mistake")
+print("wrong:", sorted(set(held_out.tolist()) - set(right)))
 for n in held_out[:8].tolist():
     print(f"{n}: {' '.join(french(n))} -> {' '.join(translate(n))}")
 

@@ -15,13 +15,12 @@ from gpt import GPT, GPTConfig
 from lessons import common, ladder
 
 
-def count(n_layer, n_embd, vocab_size=50257, block_size=1024, attention_width=None):
-    """The parameters of GPT-2 and GPT-3 of this size; the head shares the token table."""
+def count(n_layer, n_embd, vocab_size=50257, block_size=1024):
+    """The parameters of a GPT-2 or GPT-3 of this size; the head shares the token table."""
     C = n_embd
-    width = C if attention_width is None else attention_width  # n_head · d_head
-    attention = 4 * C * width + 3 * width + C
+    attention = 4 * C * C + 4 * C
     mlp = 8 * C * C + 4 * C + C
-    block = attention + mlp + 4 * C
+    block = attention + mlp + 2 * 2 * C
     return vocab_size * C + block_size * C + n_layer * block + 2 * C
 
 
@@ -47,14 +46,16 @@ for name, n_layer, n_embd in (
     ("GPT-2 large", 36, 1280),
     ("GPT-2 xl", 48, 1600),
 ):
-    print(f"{name:13} {n_layer} layers, {n_embd} channels: {count(n_layer, n_embd):13,} parameters")
+    print(
+        f"{name:13} {n_layer} layers, {n_embd:4} channels: {count(n_layer, n_embd):13,} parameters"
+    )
 
 # %% [markdown]
 # GPT-3's table (1:50:30). Names, sizes, batches (in tokens) and learning rates are quoted from
 # Brown et al. (2020), table 2.1; the last two columns are computed here. The context is 2,048
-# tokens. Two rows of the table do not add up: the XL model's 24 heads of 128 are 3,072 and not
-# 2,048 channels, the 13B model's 40 of 128 are 5,120 and not 5,140; we take n_head · d_head as the
-# width of attention.
+# tokens. Two rows of the paper's table do not fit together: XL's 24 heads of 128 are 3,072 channels
+# and not 2,048 (16 heads would be, and give its 1.3 billion), and 13B's 40 of 128 are 5,120 and not
+# 5,140.
 
 # %%
 GPT3 = [  # name, layers, channels, heads, size of a head, batch, learning rate
@@ -69,7 +70,7 @@ GPT3 = [  # name, layers, channels, heads, size of a head, batch, learning rate
 ]
 print("name         layers  channels  heads  d_head  batch  rate      parameters  in float32")
 for name, n_layer, n_embd, n_head, d_head, batch, rate in GPT3:
-    n = count(n_layer, n_embd, block_size=2048, attention_width=n_head * d_head)
+    n = count(n_layer, n_embd, block_size=2048)
     row = f"{name:12} {n_layer:6} {n_embd:9} {n_head:6} {d_head:7} {batch:>6} {rate:.1e}"
     print(f"{row} {n:15,} {n * 4 / 1e9:8.1f} GB")
 
