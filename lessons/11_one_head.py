@@ -30,7 +30,7 @@ print(f"{common.parameters(trained.model):,} parameters")
 print(common.sample(trained.model, 300))
 
 # %% [markdown]
-# Attention does not tolerate the bigram's rate of 1e-2 as well as the table did:
+# With the bigram's rate of 1e-2 it ends a little higher:
 
 # %%
 for learning_rate in (1e-2, 1e-3):
@@ -56,7 +56,7 @@ print(common.heat_map(wei[0], text, text))
 # %% [markdown]
 # ## Why generation must crop (1:20:45)
 #
-# The table of positions has `block_size` rows. A context of nine characters asks for a tenth that
+# The table of positions has `block_size` rows. A context of nine characters asks for a ninth, which
 # is not there; so `generate` feeds the last `block_size` tokens only, `idx[:, -block_size:]`.
 
 # %%

@@ -47,7 +47,7 @@ print(f"about {ladder.hours(full):.0f} hours on this CPU")
 # ## A size for a CPU
 #
 # 4 layers of 4 heads, 128 channels, a context of 64, 16 sequences in a batch, and 400 steps
-# (`python -m lessons table --rungs scaled-up-cpu` takes 2,000; on a GPU `--rungs scaled-up` trains
+# (`python -m lessons table --rungs scaled-up-cpu` takes 1,000; on a GPU `--rungs scaled-up` trains
 # the video's):
 
 # %%

@@ -109,7 +109,7 @@ FULL = Rung("scaled-up", scaled(6, 384, 6, 256), 1.48, 3e-4, batch_size=64, bloc
 CPU = Rung(
     "scaled-up-cpu",  # 4 layers of 4 heads, 128 channels, 64 characters of context
     scaled(4, 128, 4, 64),
-    max_iters=2000,
+    max_iters=1000,
     eval_iters=50,
     batch_size=16,
     block_size=64,
@@ -198,7 +198,7 @@ def table(
         yield f"\n{name} writes:\n{text}"
     if CPU in chosen and common.options.limit is None:
         yield (
-            f"\n{CPU.name} has 4 layers of 4 heads, 128 channels, a context of 64, and 2,000 steps "
+            f"\n{CPU.name} has 4 layers of 4 heads, 128 channels, a context of 64, and 1,000 steps "
             f"of 16 sequences.\nThe video's scaled-up model would take {hours(FULL):.0f} hours a "
             "seed on this CPU; on a GPU this command trains it."
         )
