@@ -40,7 +40,7 @@ for name, part in model.named_children():
 # and one evaluation batch (so this figure is the machine's that ran the lesson):
 
 # %%
-full = ladder.FULL if common.options.limit is None else ladder.CPU  # a test has no time
+full = ladder.CPU if common.options.quick else ladder.FULL  # a test has no time
 print(f"about {ladder.hours(full):.0f} hours on this CPU")
 
 # %% [markdown]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,8 @@ class Lessons:
     """The video, chapter by chapter. Without arguments: the list of lessons."""
 
     what: tyro.conf.Positional[str] = ""
-    """A lesson's number; or table, the ladder of models; or notebooks, to write them anew."""
+    """A lesson's number; or ex1 and so on, an exercise, with its own flags after it; or table, the
+    ladder of models; or notebooks, to write them anew."""
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """A few steps of everything: whether it runs, not whether it learns."""
     data: Annotated[Path | None, _default("tiny Shakespeare, downloaded once")] = None
@@ -38,8 +40,13 @@ class Lessons:
 
 
 def main() -> None:
+    if sys.argv[1:2] and sys.argv[1].startswith("ex"):
+        path = chapters.find(sys.argv[1])
+        sys.argv[:] = [str(path), *sys.argv[2:]]  # an exercise has flags of its own
+        chapters.run(path)
+        return
     config = cli.parse(Lessons)
-    common.options.limit, common.options.data = (4 if config.quick else None), config.data
+    common.options.quick, common.options.data = config.quick, config.data
     if config.what == "":
         print(chapters.listing())
     elif config.what == "table":

@@ -27,17 +27,22 @@ class Cell:
 
 
 def lessons() -> list[Path]:
-    """The files, in the order of their numbers."""
+    """The files of the video's chapters, in the order of their numbers."""
     return sorted(HERE.glob("[0-9][0-9]_*.py"))
 
 
-def find(number: str) -> Path:
-    """The lesson with this number. UserError if there is none."""
-    for path in lessons():
-        if number.isdecimal() and int(path.name[:2]) == int(number):
+def exercises() -> list[Path]:
+    """The files of the video's exercises, such as `ex1_name.py`."""
+    return sorted(HERE.glob("ex[0-9]*_*.py"))
+
+
+def find(name: str) -> Path:
+    """The file of a lesson, "7", or of an exercise, "ex1". UserError if there is none."""
+    for path in [*lessons(), *exercises()]:
+        if path.stem.split("_")[0] == (name.zfill(2) if name.isdecimal() else name):
             return path
     last = int(lessons()[-1].name[:2])
-    raise UserError(f"there is no lesson {number!r}: take 0 to {last}, table or notebooks")
+    raise UserError(f"there is no lesson {name!r}: take 0 to {last}; python -m lessons lists them")
 
 
 def cells(path: Path) -> Iterator[Cell]:
@@ -53,14 +58,17 @@ def cells(path: Path) -> Iterator[Cell]:
 
 
 def title(path: Path) -> str:
-    """A lesson's first line, such as "7 · Averaging the past · 42:13"."""
+    """A lesson's first line: number, name, time, as in "7 · Averaging the past · 42:13"."""
     return next(cells(path)).source.splitlines()[0].lstrip("# ")
 
 
 def listing() -> str:
-    """Number, title and the video's timestamp of each lesson."""
-    rows = [title(path).split(" · ") for path in lessons()]
-    lines = [f"{number:>3}  {time:>9}  {name}" for number, name, time in rows]
+    """Number, the video's timestamp and name of each lesson and exercise."""
+    lines = []
+    for path in [*lessons(), *exercises()]:
+        _, name, *time = title(path).split(" · ")
+        number = path.stem.split("_")[0].lstrip("0") or "0"
+        lines.append(f"{number:>4}  {time[0] if time else 'exercise':>10}  {name}")
     return "\n".join(
         [
             *lines,

@@ -26,16 +26,17 @@ from tensorlib.nn import functional as F
 class Options:
     """What the command line of `python -m lessons` sets for all lessons."""
 
-    limit: int | None = None  # at most so many steps of whatever takes thousands
+    quick: bool = False  # a few steps instead of thousands: does it run, not does it learn
     data: Path | None = None  # the text; None: tiny Shakespeare
 
 
 options = Options()
+HANDFUL = 4
 
 
 def steps(count: int) -> int:
     """`count`, or with --quick a handful."""
-    return count if options.limit is None else min(count, options.limit)
+    return min(count, HANDFUL) if options.quick else count
 
 
 # ------------------------------------------------------------------------------ text and batches

@@ -196,7 +196,7 @@ def table(
         samples.append((rung.name, common.sample(results[0].model, 200, rung.block_size)))
     for name, text in samples:
         yield f"\n{name} writes:\n{text}"
-    if CPU in chosen and common.options.limit is None:
+    if CPU in chosen and not common.options.quick:
         yield (
             f"\n{CPU.name} has 4 layers of 4 heads, 128 channels, a context of 64, and 1,000 steps "
             f"of 16 sequences.\nThe video's scaled-up model would take {hours(FULL):.0f} hours a "

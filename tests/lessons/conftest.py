@@ -37,11 +37,13 @@ def tiny_shakespeare(tmp_path_factory):
 
 @pytest.fixture
 def lesson(monkeypatch, capsys):
-    """lesson(7, data, limit) runs a lesson and returns what it printed."""
+    """lesson(7, data, limit) runs a lesson, at most `limit` steps of anything, and returns what it
+    printed."""
 
     def run(number, data, limit):
         monkeypatch.setattr(common.options, "data", data)
-        monkeypatch.setattr(common.options, "limit", limit)
+        monkeypatch.setattr(common.options, "quick", True)
+        monkeypatch.setattr(common, "HANDFUL", limit)
         chapters.run(chapters.find(str(number)))
         return capsys.readouterr().out
 

@@ -72,7 +72,7 @@ SHOWN = {
         "tensor([0.1925, 0.1426, 0.2351, 0.1426, 0.2872])",
         "tensor([0.0326, 0.0030, 0.1615, 0.0030, 0.8000])",
     ),
-    11: (2, "7,553 parameters", "IndexError: ", "train loss 4.2000, val loss 4.2047"),
+    11: (200, "7,553 parameters", "IndexError: ", "train loss 4.2000, val loss 4.2047"),
     12: (2, "3072 = 3072 parameters", "7,553 parameters"),
     13: (2, "8,609 parameters"),
     14: (2, "41,921 parameters"),
