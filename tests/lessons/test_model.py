@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import tensorlib
+from gpt import GPT, GPTConfig
 from lessons import chapters, common, ladder, model
 
 # lessons/model.py with PyTorch in place of tensorlib
@@ -93,3 +94,49 @@ def test_the_last_rung_starts_small():
     weight = ladder.find("small-init").build(65).lm_head
     assert weight.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert not weight.bias.array.any()
+
+
+def test_the_last_stage_is_the_gpt_of_train_py():
+    """With its weights copied into `gpt.GPT`, whose attention is one fused operation."""
+    tensorlib.manual_seed(1337)
+    m = model.LanguageModel(65, body=lambda: model.blocks(2, 32, 4, 8, scale=8**-0.5))
+    sizes = {"vocab_size": 65, "block_size": 8, "n_layer": 2, "n_head": 4, "n_embd": 32}
+    gpt = GPT(GPTConfig(**sizes))
+    state = {
+        "wte.weight": m.token_embedding_table.weight,
+        "wpe.weight": m.position_embedding_table.weight,
+        "lm_head.weight": m.lm_head.weight,
+        "lm_head.bias": m.lm_head.bias,
+        "ln_f.weight": m.body[-1].weight,
+        "ln_f.bias": m.body[-1].bias,
+    }
+    for i, block in enumerate(m.body[:-1]):
+        heads = block.sa.heads
+        rows = [getattr(h, part).weight for part in ("query", "key", "value") for h in heads]
+        state[f"h.{i}.attn.c_attn.weight"] = tensorlib.cat(rows, dim=0)
+        for ours, theirs in {
+            "ln_1": block.ln1,
+            "ln_2": block.ln2,
+            "attn.c_proj": block.sa.proj,
+            "mlp.c_fc": block.ffwd.net[0],
+            "mlp.c_proj": block.ffwd.net[2],
+        }.items():
+            state[f"h.{i}.{ours}.weight"] = theirs.weight
+            state[f"h.{i}.{ours}.bias"] = theirs.bias
+    gpt.load_state_dict({name: value.detach() for name, value in state.items()})
+    idx, targets = tensorlib.randint(65, (4, 8)), tensorlib.randint(65, (4, 8))
+    (logits, loss), (expected, expected_loss) = m(idx, targets), gpt(idx, targets)
+    np.testing.assert_allclose(logits.detach(), expected.detach(), rtol=1e-4, atol=1e-5)
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-6)
+
+
+def test_the_switches_of_a_block():
+    tensorlib.manual_seed(0)
+    x = tensorlib.randn(2, 8, 32)
+    plain = model.Block(32, 4, 8, residual=False, norm=None)
+    assert tensorlib.equal(plain(x), plain.ffwd(plain.sa(x)))
+    post = model.Block(32, 4, 8, norm="post")
+    y = post.post1(x + post.sa(x))
+    y = y + post.ffwd(y)
+    y = (y - y.mean(-1, keepdim=True)) / (y.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    np.testing.assert_allclose(post(x).detach(), y.detach(), rtol=1e-4, atol=1e-5)
