@@ -26,19 +26,23 @@ wei = q @ k.transpose(-2, -1)  # (B, T, 16) @ (B, 16, T) -> (B, T, T)
 print(q.shape, "@", k.transpose(-2, -1).shape, "->", wei.shape)
 print("affinities of the first sequence, raw:")
 print(wei[0])
+print(common.heat_map(wei[0]))
 
 # %% [markdown]
 # The future is masked as before, and softmax makes weights: each row sums to 1, and now every
-# sequence of the batch has its own.
+# sequence of the batch has its own. In the heat maps a row is a token that looks, a column one that
+# is looked at.
 
 # %%
 tril = torch.tril(torch.ones(T, T))
 wei = wei.masked_fill(tril == 0, float("-inf"))
 print("masked:")
 print(wei[0])
+print(common.heat_map(wei[0]))
 wei = F.softmax(wei, dim=-1)
 print("softmaxed:")
 print(wei[0])
+print(common.heat_map(wei[0]))
 
 # %% [markdown]
 # What is gathered is not the token itself but a third vector, its *value*: what do I tell those who
@@ -49,16 +53,6 @@ v = value(x)  # (B, T, 16)
 out = wei @ v  # (B, T, T) @ (B, T, 16) -> (B, T, 16)
 print(out.shape)
 print(out[0, -1])
-
-# %% [markdown]
-# The weights of two sequences as heat maps; a row is a token that looks, a column one that is
-# looked at:
-
-# %%
-print("sequence 0")
-print(common.heat_map(wei[0]))
-print("sequence 1")
-print(common.heat_map(wei[1]))
 
 # %% [markdown]
 # And behind it, the gradient: through the same weights, transposed. What comes back to the value of

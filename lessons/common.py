@@ -177,10 +177,14 @@ SHADES = " ░▒▓█"
 def heat_map(
     weights: Tensor, rows: Sequence[object] | None = None, columns: Sequence[object] | None = None
 ) -> str:
-    """A matrix (T, S) as shades: the largest entry is black, 0 and −inf are blank."""
+    """A matrix (T, S) as shades: the largest entry is black, 0 and −inf are blank. Where there are
+    negative entries, the smallest is the lightest shade."""
     w = np.array(weights.detach().cpu().tolist())
-    w = np.where(np.isfinite(w), w, 0).clip(0)
-    level = np.ceil(w / (w.max() or 1) * (len(SHADES) - 1)).astype(int)
+    finite = np.isfinite(w)
+    low, high = w.min(initial=0, where=finite), w.max(initial=0, where=finite)
+    share = (np.where(finite, w, low) - low) / ((high - low) or 1)
+    level = np.ceil(share * (len(SHADES) - 1)).astype(int)
+    level = np.where(finite, level.clip(int(low < 0)), 0)
     row_names = [str(r) for r in (range(len(w)) if rows is None else rows)]
     names = [str(c) for c in (range(w.shape[1]) if columns is None else columns)]
     cell = max(2, *(len(name) + 1 for name in names))

@@ -138,4 +138,6 @@ def test_heat_map():
     import tensorlib as torch
 
     w = torch.tensor([[1.0, float("-inf"), 0.0], [0.5, 0.24, 0.26]])
+    negative = torch.tensor([[-1.0, float("-inf")], [1.0, 0.0]])
+    assert common.heat_map(negative) == "  0 1\n0 ░\n1 █ ▒"
     assert common.heat_map(w, ["a", "bc"]) == "   0 1 2\n a █\nbc ▒ ░ ▒"
