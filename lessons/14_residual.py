@@ -19,9 +19,8 @@ print(f"{common.parameters(plain.model):,} parameters")
 #
 # How much of the gradient arrives? Its norm at the weights of each block, before any training:
 
+
 # %%
-
-
 def gradient_norms(name):
     torch.manual_seed(1337)
     model = ladder.find(name).build(corpus.vocab_size)
