@@ -58,8 +58,8 @@ print(common.sample(trained.model, 300))
 
 # %% [markdown]
 # A block with residual connections begins quietly: before training, what each part adds is about a
-# fifth of what is there (standard deviations). So the model starts almost as the bigram of lesson 8,
-# and the blocks come in as they learn.
+# fifth of what is there (standard deviations). So the model starts almost as the bigram of lesson
+# 8, and the blocks come in as they learn.
 
 # %%
 torch.manual_seed(1337)

@@ -10,6 +10,7 @@ import dataclasses
 
 import tensorlib as torch
 import tensorlib.nn as nn
+from gpt import machine
 from lessons import common, ladder
 
 torch.manual_seed(1337)
@@ -41,6 +42,8 @@ for name, part in model.named_children():
 
 # %%
 full = ladder.CPU if common.options.quick else ladder.FULL  # a test has no time
+if not common.options.quick:
+    machine.prepare(threads=machine.cores())  # as train.py does: from here on, faster
 print(f"about {ladder.hours(full):.0f} hours on this CPU")
 
 # %% [markdown]
