@@ -71,13 +71,14 @@ def tanh(x):
 
 
 # %% [markdown]
-# A neuron: two inputs, two weights, a bias. `a` is used twice, so its gradient is the sum of what
-# comes back by both paths. A small push at each leaf (finite differences) gives the same numbers.
+# An input times a weight plus a bias is `s`, which is used twice: so its gradient is the sum of
+# what comes back by both paths. A small push at each leaf (finite differences) gives the same
+# numbers.
 
 
 # %%
 def neuron(a, b, w):
-    s = a * w + b * a
+    s = a * w + b
     return tanh(s) * s
 
 
@@ -107,7 +108,7 @@ for i, (name, leaf) in enumerate(zip("abw", leaves)):
 import tensorlib as torch
 
 a, b, w = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in numbers)
-s = a * w + b * a
+s = a * w + b
 loss = s.tanh() * s
 loss.backward()
 print(f"result {loss.item():.6f}")
