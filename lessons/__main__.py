@@ -53,11 +53,11 @@ def main() -> None:
         table(config)
     elif config.what == "notebooks":
         try:
-            from lessons import notebooks
+            from lessons import export
         except ImportError as error:
             message = f'{error.name} is missing: pip install -e ".[lessons]"'
             raise UserError(message) from None
-        notebooks.write(chapters.lessons())
+        export.write(chapters.lessons())
     else:
         chapters.run(chapters.find(config.what))
 
