@@ -208,6 +208,8 @@ for n in held_out[:8].tolist():
     print(f"{n}: {' '.join(french(n))} -> {' '.join(translate(n))}")
 
 # %% [markdown]
+# (0 is among those held out, and its word occurs in no other number: that one nobody could know.)
+#
 # What does the decoder look at while it writes? The weights of cross-attention in its last block,
 # the mean over the heads, for the number 97: each row is the word that it is about to say.
 

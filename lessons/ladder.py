@@ -157,21 +157,30 @@ def climb(
 
 
 def hours(rung: Rung) -> float:
-    """How long all of a rung would take on this machine's CPU, from one step and one evaluation
-    batch of it."""
+    """How long all of a rung would take on this machine's CPU, from a step and an evaluation batch
+    of it: the faster of two each."""
     model = rung.build(common.corpus().vocab_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rung.learning_rate)
     xb, yb = common.corpus().get_batch("train", rung.batch_size, rung.block_size)
-    start = time.perf_counter()
-    model(xb, yb)[1].backward()
-    optimizer.step()
-    step = time.perf_counter() - start
-    start = time.perf_counter()
-    with torch.no_grad():
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(xb, yb)[1].backward()
+        optimizer.step()
+
+    @torch.no_grad()
+    def forward() -> None:
         model(xb, yb)
-    forward = time.perf_counter() - start
+
+    training, evaluation = (min(_seconds(work) for _ in range(2)) for work in (step, forward))
     evaluations = rung.max_iters // rung.eval_interval + 1
-    return (rung.max_iters * step + evaluations * 2 * rung.eval_iters * forward) / 3600
+    return (rung.max_iters * training + evaluations * 2 * rung.eval_iters * evaluation) / 3600
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def table(
@@ -189,7 +198,7 @@ def table(
         losses = [result.loss for result in results]
         spread = f"{statistics.mean(losses):.3f} ({min(losses):.3f} to {max(losses):.3f})"
         said = "" if rung.video is None else f"{rung.video:g}"
-        seconds = statistics.mean(result.seconds for result in results)
+        seconds = statistics.median(result.seconds for result in results)
         count = common.parameters(results[0].model)
         yield f"| {rung.name} | {count:,} | {said} | {spread} | {seconds:.0f} |"
         torch.manual_seed(seeds[0])
