@@ -57,7 +57,8 @@ print(f"nn.LayerNorm / notebook = {ratio.mean():.6f}, sqrt(100 / 99) = {(100 / 9
 # %% [markdown]
 # What it does to the gradient: of the gradient that arrives, it takes away the mean over the
 # channels and the part along the normalised vector itself. Both would only shift or stretch the
-# token, and the next normalisation would undo it.
+# token, and the next normalisation would undo it. (The eps under the root leaves a trace of the
+# second.)
 
 # %%
 x = x.requires_grad_()
