@@ -38,6 +38,13 @@ class Lessons:
     steps: Annotated[int | None, _default("the video's")] = None
     """For how many steps table trains."""
 
+    def __post_init__(self) -> None:
+        """ValueError for values with which nothing can be trained."""
+        if not self.seeds:
+            raise UserError("seeds is empty, but table needs at least one")
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"steps is {self.steps}, but must be at least 1")
+
 
 def main() -> None:
     if sys.argv[1:2] and sys.argv[1].startswith("ex"):
@@ -63,8 +70,6 @@ def main() -> None:
 
 
 def table(config: Lessons) -> None:
-    if not config.seeds:
-        raise UserError("--seeds needs at least one number")
     device = cli.find_device(config.device)
     chosen = [ladder.find(name) for name in config.rungs] or ladder.rungs(device)
     if device == "cpu":

@@ -57,6 +57,7 @@ def test_mistakes_are_one_line(lessons):
         (["ex9"], "no lesson 'ex9'"),
         (["table", "--rungs", "layernorm"], "layer-norm"),
         (["table", "--sedes", "1"], "--seeds"),
+        (["table", "--steps", "0"], "at least 1"),
         (["7", "--data", "nothing.txt", "--steps", "x"], "--steps"),
         (["1", "--data", "nothing.txt"], "nothing.txt"),
     ]:
