@@ -1,6 +1,7 @@
 """Each lesson runs, and prints the numbers of the video that a seed determines.
 
-Expected values are those on the video's screen and in its notebook, and published sizes of models.
+Expected values are those on the video's screen; losses along the way those that PyTorch 2.13 prints
+for the same program; and published sizes of models.
 """
 
 import json
