@@ -1,0 +1,68 @@
+"""`python -m lessons` as a user types it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lessons import chapters
+
+
+@pytest.fixture
+def lessons(tmp_path):
+    """lessons("7") runs `python -m lessons 7` without a network or a cache."""
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(tmp_path),
+        "HOME": str(tmp_path),
+        "PYTHONIOENCODING": "utf-8",
+        "https_proxy": "http://127.0.0.1:9",
+    }
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "lessons", *map(str, arguments)]
+        options = {"cwd": chapters.HERE.parent, "env": environment, "encoding": "utf-8"}
+        return subprocess.run(command, **options, capture_output=True, timeout=120, check=False)
+
+    return run
+
+
+def test_the_list(lessons):
+    done = lessons()
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[7].split() == ["7", "42:13", "Averaging", "the", "past"]
+    assert "quoted" in done.stdout
+    assert sum(line.strip()[:1].isdigit() for line in lines) == len(chapters.lessons())
+
+
+def test_a_lesson_and_the_table(lessons, text_file):
+    done = lessons(7, "--quick")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "c=\ntensor([[14., 16.]" in done.stdout
+    rungs = ["one-head", "widen"]
+    done = lessons("table", "--quick", "--data", text_file, "--seeds", 1, 2, "--rungs", *rungs)
+    assert done.returncode == 0
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[:3] for row in rows[1:]] == [
+        ["| one-head", "7,553", "2.4"],
+        ["| widen", "41,921", "2.08"],
+    ]
+    assert "widen writes:\n" in done.stdout
+
+
+def test_mistakes_are_one_line(lessons):
+    for arguments, expected in [
+        (["99"], "no lesson '99'"),
+        (["ex9"], "no lesson 'ex9'"),
+        (["table", "--rungs", "layernorm"], "layer-norm"),
+        (["table", "--sedes", "1"], "--seeds"),
+        (["table", "--steps", "0"], "at least 1"),
+        (["7", "--data", "nothing.txt", "--steps", "x"], "--steps"),
+        (["1", "--data", "nothing.txt"], "nothing.txt"),
+    ]:
+        done = lessons(*arguments)
+        assert done.returncode == 2, arguments
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        assert expected in done.stderr
