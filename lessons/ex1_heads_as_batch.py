@@ -11,8 +11,6 @@
 # RESULTS
 
 # %%
-from __future__ import annotations
-
 import statistics
 import time
 from dataclasses import dataclass

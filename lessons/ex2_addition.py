@@ -15,8 +15,6 @@
 # RESULTS
 
 # %%
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator

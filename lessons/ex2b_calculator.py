@@ -8,8 +8,6 @@
 # RESULTS
 
 # %%
-from __future__ import annotations
-
 import re
 import sys
 from dataclasses import dataclass
@@ -213,7 +211,7 @@ def solve(model: GPT, line: str) -> str:
 class Calculator(Exercise):
     """Learn to calculate, take an exam, and answer questions."""
 
-    max_iters: int = 2000  # training steps
+    max_iters: int = 3000  # training steps
     seed: int = 1337
     file: Path = Path("runs/calculator.safetensors")  # where the model is kept
     ask: bool = False  # do not train: take the model from the file, and read questions

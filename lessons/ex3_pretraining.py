@@ -13,8 +13,6 @@
 # RESULTS
 
 # %%
-from __future__ import annotations
-
 import copy
 import string
 import sysconfig

@@ -11,8 +11,6 @@
 # RESULTS
 
 # %%
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable
