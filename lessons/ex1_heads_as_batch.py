@@ -84,7 +84,9 @@ def largest_differences(
         here = x.clone().requires_grad_()
         out = module(here)
         out.backward(upstream)
-        found.append({"output": out.detach(), "x": here.grad, "proj": module.proj.weight.grad})
+        found.append(
+            {"output": out.detach(), "x": here.grad, "proj": next(module.proj.parameters()).grad}
+        )
     kinds = [getattr(h, name).weight.grad for name in PARTS for h in loop.heads]
     found[0]["weights"], found[1]["weights"] = torch.cat(kinds), batched.qkv.weight.grad
     return {

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # EX2 · The calculator, with a scratchpad
+# # EX2b · A calculator with a scratchpad
 #
 # "Can you create a calculator clone, with all of + − × ÷? … You may need chain-of-thought traces."
 # One model for the four, which before it answers writes down what one writes on paper. What it

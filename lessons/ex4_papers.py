@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import tensorlib as torch
 from gpt import GPT, GPTConfig, cli
 from gpt.config import UserError
-from gpt.model import CausalSelfAttention
+from gpt.model import CausalSelfAttention, KeyValues
 from lessons import common
 from lessons.exercise import Exercise, constant, fit, settings, spread, whole_loss
 from tensorlib import Tensor, nn
@@ -44,24 +44,27 @@ from tensorlib.optim.lr_scheduler import warmup_cosine
 class Attention(CausalSelfAttention):
     """`CausalSelfAttention` with a step between the heads' queries and keys and their product."""
 
-    def prepare(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys, each (B, heads, T, C / heads), as they shall meet."""
+    def prepare(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Queries and keys as they shall meet: each (B, heads, T, C / heads), at the positions from
+        `start` on."""
         return q, k
 
-    def forward(self, x: Tensor, past: None = None) -> Tensor:
+    def forward(self, x: Tensor, past: KeyValues | None = None) -> Tensor:
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, T, C / heads)
-        q, k = self.prepare(q, k)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        q, k = self.prepare(q, k, start=len(past) if past is not None else 0)
+        if past is not None:
+            k, v = past.extend(k, v)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
 class RotaryAttention(Attention):
     """RoPE."""
 
-    def prepare(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        return rotated(q), rotated(k)
+    def prepare(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        return rotated(q, start), rotated(k, start)
 
 
 class NormedAttention(Attention):
@@ -72,23 +75,23 @@ class NormedAttention(Attention):
         size = config.n_embd // config.n_head
         self.q_norm, self.k_norm = nn.RMSNorm(size), nn.RMSNorm(size)
 
-    def prepare(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
         return self.q_norm(q), self.k_norm(k)
 
 
 class RotaryNormedAttention(NormedAttention):
     """Both."""
 
-    def prepare(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        q, k = super().prepare(q, k)
-        return rotated(q), rotated(k)
+    def prepare(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        q, k = super().prepare(q, k, start)
+        return rotated(q, start), rotated(k, start)
 
 
-def rotated(x: Tensor) -> Tensor:
-    """x (…, T, size) with the pair (x[m, i], x[m, i + size / 2]) turned by m · theta[i]."""
+def rotated(x: Tensor, start: int = 0) -> Tensor:
+    """x (…, T, size) with the pair (x[i], x[i + size / 2]) at position m turned by m · theta[i]."""
     T, size = x.shape[-2:]
     theta = 10000.0 ** (-torch.arange(0, size, 2) / size)  # (size / 2,), from fast to slow
-    angles = torch.outer(torch.arange(T).float(), theta)  # (T, size / 2)
+    angles = torch.outer(torch.arange(start, start + T).float(), theta)  # (T, size / 2)
     cos, sin = angles.cos(), angles.sin()
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
@@ -151,7 +154,7 @@ def attention(kind: type[Attention]) -> Callable[[GPT], None]:
 
 
 def rope(model: GPT) -> None:
-    model.wpe = NoPositions(model.config.n_embd)
+    model.wpe = NoPositions(model.config.n_embd)  # type: ignore[assignment]
     attention(RotaryAttention)(model)
 
 
@@ -164,7 +167,7 @@ def rmsnorm(model: GPT) -> None:
     C = model.config.n_embd
     for block in model.h:
         block.ln_1, block.ln_2 = nn.RMSNorm(C), nn.RMSNorm(C)
-    model.ln_f = nn.RMSNorm(C)
+    model.ln_f = nn.RMSNorm(C)  # type: ignore[assignment]
 
 
 def started_small(module: nn.Module) -> nn.Module:
