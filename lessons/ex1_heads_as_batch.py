@@ -1,14 +1,26 @@
 # %% [markdown]
 # # EX1 · Heads as a batch dimension
 #
-# "Combine the Head and MultiHeadAttention into one class that processes all the heads in parallel,
-# treating the heads as another batch dimension." The video's `MultiHeadAttention`
-# ([`model.py`](model.py)) calls its heads one after the other. Below, one matrix makes queries,
-# keys and values of all heads, and one product of (B, heads, T, size) arrays does for all of them
-# what each head did alone. "Fused" is the same with the middle part as one operation, as
-# [`gpt/model.py`](../gpt/model.py) has it.
+# The video's `MultiHeadAttention` ([`model.py`](model.py)) calls its heads one after the other. The
+# exercise is to make one class of it and its `Head`, in which the heads are one more dimension
+# beside the batch: one matrix makes queries, keys and values of all heads, and one product of
+# (B, heads, T, size) arrays does for all what each head did alone. "Fused" is the same with the
+# middle part as one operation, as [`gpt/model.py`](../gpt/model.py) has it.
 #
-# RESULTS
+# All three are equal, values and gradients (the last column: the largest difference in float32, as
+# a share of the largest number). Forward and backward on one thread of an AMD EPYC (Zen 4), NumPy
+# 2.4.6, `python -m lessons ex1`:
+#
+# | | B, T, C, heads | loop | heads as a batch | fused | largest difference |
+# |---|---|---|---|---|---|
+# | the video's heads | 32, 8, 32, 4 | 0.96 ms | 0.56 ms (1.7×) | 0.48 ms (2.0×) | 3e-07 |
+# | its notebook | 16, 32, 64, 4 | 1.78 ms | 1.40 ms (1.3×) | 1.26 ms (1.4×) | 8e-07 |
+# | train.py | 12, 64, 128, 4 | 5.56 ms | 4.86 ms (1.1×) | 4.49 ms (1.2×) | 5e-07 |
+# | scaled up | 16, 256, 384, 6 | 206.49 ms | 205.66 ms (1.0×) | 167.96 ms (1.2×) | 7e-07 |
+#
+# What the loop costs is a fixed price for each operation that is called, and that counts where the
+# arrays are small. Where they are large, a CPU is busy with the products either way; fusing helps
+# there, because it leaves out half of a large causal matrix.
 
 # %%
 import statistics

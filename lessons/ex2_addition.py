@@ -1,7 +1,7 @@
 # %% [markdown]
 # # EX2 · Addition
 #
-# "Train the GPT on your own dataset of choice." The one that the video's exercise proposes: sums of
+# The exercise is to train a GPT on something else than Shakespeare, and what it proposes is sums of
 # two n-digit numbers, as text. Three things make it work.
 #
 # - **The answer is written backwards**, ones first, as one adds on paper. A digit of a sum depends

@@ -1,11 +1,28 @@
 # %% [markdown]
 # # EX2b · A calculator with a scratchpad
 #
-# "Can you create a calculator clone, with all of + − × ÷? … You may need chain-of-thought traces."
-# One model for the four, which before it answers writes down what one writes on paper. What it
-# writes is part of what it is trained on; the exam looks at the answer alone.
+# The second half of the exercise: a calculator for + − × ÷, which, the video's author warns, is not
+# easy and may need steps written out on the way. Here one model does all four, and before it
+# answers it writes down what one writes on paper. The steps are part of what it is trained on; the
+# exam looks at the answer alone.
 #
-# RESULTS
+# 154,260 parameters, 3,000 steps, 4 minutes on one thread of an AMD EPYC (Zen 4);
+# `python -m lessons ex2b`. Right, of the problems that it was never trained on:
+#
+# | | numbers up to 9 | up to 99 |
+# |---|---|---|
+# | + | 15 of 15 | 927 of 927 |
+# | − | 10 of 10 | 973 of 973 |
+# | × | 7 of 7 | 1,015 of 1,017 |
+# | ÷ | 8 of 8 | 845 of 992 |
+#
+# Division is the hardest: a digit of its quotient has to be guessed in one go, where the other
+# three need no more than the tables. `python -m lessons ex2b --ask` then answers what one types:
+#
+# ```text
+# 47*58=56,37;35,23;06,12,07,02>2726   (right)
+# 87/12=008,601>6r1   (wrong: it is 7r3)
+# ```
 
 # %%
 import re

@@ -1,10 +1,9 @@
 # %% [markdown]
 # # EX3 · Pretraining, then fine-tuning
 #
-# "Find a dataset that is very large, so large that you can't see a gap between train and val loss.
-# Pretrain the transformer on this data, then initialize with that model and finetune it on tiny
-# shakespeare with a smaller number of steps and lower learning rate. Can you obtain a lower
-# validation loss by the use of pretraining?"
+# The exercise: pretrain on a text so large that training and validation loss do not come apart,
+# then go on with tiny Shakespeare, for fewer steps and at a lower learning rate. Does that give a
+# lower validation loss than tiny Shakespeare alone?
 #
 # Every Python carries some megabytes of text: the reference behind `help()`, and the sources of the
 # standard library, half of them English in docstrings and comments. Any other text is better:

@@ -1,12 +1,12 @@
 # %% [markdown]
-# # EX4 · One feature from the papers, seven times
+# # EX4 · Seven features from the papers
 #
-# "Read some transformer papers and implement one additional feature that people seem to use. Does
-# it improve the performance of your GPT?" Seven of them, each a few lines that take the place of
-# one part of [`gpt/model.py`](../gpt/model.py), each trained like the baseline: the model of the
-# video's notebook (4 layers, 4 heads, 64 channels, a context of 32 characters) with its settings
-# (AdamW, 1e-3, 16 sequences a batch), for 2,000 steps of tiny Shakespeare, on three seeds. All
-# variants see the same batches.
+# The exercise: read papers on transformers, build in one thing that many use, and see whether the
+# model gets better. Here are seven of them, each a few lines that take the place of one part of
+# [`gpt/model.py`](../gpt/model.py), each trained like the baseline: the model of the video's notebook
+# (4 layers, 4 heads, 64 channels, a context of 32 characters) with its settings (AdamW, 1e-3, 16
+# sequences a batch), for 2,000 steps of tiny Shakespeare, on three seeds. All variants see the same
+# batches.
 #
 # RESULTS
 
