@@ -3,10 +3,10 @@
 #
 # The exercise: read papers on transformers, build in one thing that many use, and see whether the
 # model gets better. Here are seven of them, each a few lines that take the place of one part of
-# [`gpt/model.py`](../gpt/model.py), each trained like the baseline: the model of the video's notebook
-# (4 layers, 4 heads, 64 channels, a context of 32 characters) with its settings (AdamW, 1e-3, 16
-# sequences a batch), for 2,000 steps of tiny Shakespeare, on three seeds. All variants see the same
-# batches.
+# [`gpt/model.py`](../gpt/model.py). Each is trained like the baseline, the model of the video's
+# notebook (4 layers, 4 heads, 64 channels, a context of 32 characters) with its settings (AdamW,
+# 1e-3, 16 sequences a batch), for 2,000 steps of tiny Shakespeare, on three seeds. All variants see
+# the same batches.
 #
 # RESULTS
 
