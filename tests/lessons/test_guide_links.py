@@ -67,6 +67,12 @@ def test_every_formula_ends_at_the_function_that_computes_it():
             assert re.search(r"Computed\s+by\s+\[`", after), formula
 
 
+def test_formulas_within_a_sentence_stand_on_one_line():
+    """GitHub renders no others."""
+    prose = re.sub(r"```.*?```", "", text(), flags=re.S)
+    assert [line for line in prose.splitlines() if line.count("$") % 2] == []
+
+
 def test_the_times_are_in_order():
     headings = re.findall(r"^## ([\d:]+) · ", GUIDE.read_text(encoding="utf-8"), re.M)
     seconds = [sum(60**i * int(n) for i, n in enumerate(reversed(t.split(":")))) for t in headings]
