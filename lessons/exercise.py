@@ -31,14 +31,14 @@ Settings = TypeVar("Settings", bound=Exercise)
 def settings(cls: type[Settings]) -> Settings:
     """The flags of this process as a `cls`; in a notebook, which has none, the defaults.
 
-    What they say of the text and of --quick holds for `common` as well. A process that is going to
-    train is made ready for it, with one thread: these models are too small to share a product.
+    What they say of the text and of --quick holds for `common` as well. A process that will train
+    is made ready for it, with one thread: these models are too small to share a product.
     """
     given = cls(**vars(common.options))
     if "ipykernel" not in sys.modules:
         given = cli.parse(cls, default=given)
-    if not given.quick:
-        machine.prepare(threads=1)
+        if not given.quick:
+            machine.prepare(threads=1)
     for field in fields(common.Options):
         setattr(common.options, field.name, getattr(given, field.name))
     return given
