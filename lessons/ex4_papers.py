@@ -8,7 +8,15 @@
 # 1e-3, 16 sequences a batch), for 2,000 steps of tiny Shakespeare, on three seeds. All variants see
 # the same batches.
 #
-# RESULTS
+# `python -m lessons ex4`, loss on the whole validation split:
+#
+# | variant | parameters | validation loss | less than the baseline | ms a step |
+# |---|---|---|---|---|
+# | baseline | 209,729 | 1.9660 ± 0.0116 | | 13.4 |
+# | rope | 207,681 | 1.8851 ± 0.0168 | 0.0809 ± 0.0236 | 16.8 |
+# | swiglu | 208,001 | 1.9251 ± 0.0112 | 0.0409 ± 0.0096 | 14.5 |
+# | qknorm | 209,857 | 1.9227 ± 0.0118 | 0.0433 ± 0.0006 | 15.6 |
+#
 
 # %%
 import sys
