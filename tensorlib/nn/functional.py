@@ -239,7 +239,7 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor, ignore_index: in
             "(N, C) with (N,), or (N, C, d1, …) with (N, d1, …); flatten (B, T, C) to (B*T, C)"
         )
     classes = input.shape[dim]
-    rows = input if dim == 0 else ops.permute(input, 0, *range(2, input.ndim), 1)
+    rows = input if input.ndim < 3 else ops.permute(input, 0, *range(2, input.ndim), 1)
     index = target.array.reshape(-1)
     ignored = index == ignore_index
     index = np.where(ignored, 0, index)
