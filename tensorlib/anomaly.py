@@ -47,9 +47,9 @@ class detect_anomaly(Observer):  # noqa: N801
             if found and (found.is_nan or not any(map(_Odd.of, arrived))):
                 i = next(i for i, other in enumerate(node.edges) if other is edge)
                 place = node.origin or "a line that was not watched: put it under detect_anomaly"
+                which = found.within(f"the gradient of its argument {i}")
                 raise RuntimeError(
-                    f"the backward of {node.name} made "
-                    f"{found.within(f'the gradient of its argument {i}')}\n  its forward ran at {place}"
+                    f"the backward of {node.name} made {which}\n  its forward ran at {place}"
                 )
             yield edge, result
 
@@ -58,7 +58,7 @@ class _Odd(NamedTuple):
     """The first NaN in an array, or else the first infinity."""
 
     value: float
-    index: list[int]
+    position: list[int]
     shape: tuple[int, ...]
 
     @classmethod
@@ -82,7 +82,7 @@ class _Odd(NamedTuple):
         """It, in words; `owner` is what has it."""
         if not self.shape:
             return f"{self.value}: {owner}"
-        return f"{self.value}: element {self.index} of {owner}, of shape {self.shape}"
+        return f"{self.value}: element {self.position} of {owner}, of shape {self.shape}"
 
 
 def _parameter_name(x: Any, origin: Origin) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,11 @@ def attention(
     return products, 2 * products
 
 
-FORMULAS = {"matmul": matmul, "linear": matmul, "attention": attention}
+FORMULAS: dict[str, Callable[..., Counts]] = {
+    "matmul": matmul,
+    "linear": matmul,
+    "attention": attention,
+}
 
 
 def count(name: str, value: Any, arguments: list[Any]) -> Counts:

@@ -1,9 +1,11 @@
 """`draw_graph`: what backward will walk, as text in a terminal and as a Mermaid diagram.
 
-with tensorlib.trace():                 # which notes the modules; without it there are no boxes
-    logits, loss = model(idx, targets)
-print(tensorlib.draw_graph(loss))
-print(tensorlib.draw_graph(loss, "h.0", depth=2).mermaid())
+    with tensorlib.trace():  # which notes the modules; without it there are no boxes
+        logits, loss = model(idx, targets)
+    print(tensorlib.draw_graph(loss))
+    print(tensorlib.draw_graph(loss, "h.0", depth=2).mermaid())
+
+It reads the nodes of the tape, and what an observer noted about them; it computes nothing.
 """
 
 from __future__ import annotations
@@ -140,7 +142,7 @@ class Graph:
         return f"```mermaid\n{self.mermaid()}\n```"
 
     def _boxed(self) -> Iterator[tuple[int, Item | str | None]]:
-        """Each item with its depth; also the title of a box that begins, and None where one ends."""
+        """Each item with its depth; the title of a box where it begins, None where it ends."""
         before: tuple[Call, ...] = ()
         for boxes, item in [*((item.boxes, item) for item in self.items), ((), None)]:
             common = sum(a is b for a, b in zip(before, boxes))

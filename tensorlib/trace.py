@@ -1,10 +1,12 @@
 """`trace`: every operation of a forward and backward pass, what it took and what it kept.
 
-with tensorlib.trace() as t:
-    logits, loss = model(idx, targets)
-    loss.backward()
-print(t)
-print(t.totals())
+    with tensorlib.trace() as t:
+        logits, loss = model(idx, targets)
+        loss.backward()
+    print(t)
+    print(t.totals())
+
+It watches (`observer.py`) and keeps numbers only, so that memory is freed as without it.
 """
 
 from __future__ import annotations
@@ -68,15 +70,19 @@ class trace(Observer):  # noqa: N801
     def __enter__(self) -> trace:
         super().__enter__()
         self.operations: list[Record] = []
-        self.seconds = 0.0  # that all took, with what was no operation
         self._by_node: dict[int, Record] = {}
         self._seen: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        self._start = time.perf_counter()
+        self._start, self._end = time.perf_counter(), 0.0
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self.seconds = time.perf_counter() - self._start
+        self._end = time.perf_counter()
         super().__exit__(*exception)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has watched: the operations, and what was between them."""
+        return (self._end or time.perf_counter()) - self._start
 
     def ran(self, name: str, inputs: list, outputs: tuple, origin: Origin, seconds: float) -> None:
         arrays = [getattr(x, "array", x) for x in inputs]
@@ -229,9 +235,8 @@ class Totals:
                 *table(["operation", *header], rows, right=1),
                 "",
                 *table(["module", *header], modules, right=1),
-                "fwd and bwd: ms; time: share of all; kB: kept for backward; of_peak: of what the "
-                "machine",
-                "reaches in a large product of matrices; a module's row includes those inside it",
+                "fwd and bwd: ms; time: share of all; kB: kept for backward; of_peak: share of what",
+                "a large product of matrices reaches; a module's row includes those inside of it",
             ]
         )
 
