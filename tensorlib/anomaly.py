@@ -32,14 +32,12 @@ class detect_anomaly(Observer):  # noqa: N801
             if (found := _Odd.of(output)) is None:
                 continue
             given = {i: odd for i, x in enumerate(inputs) if (odd := _Odd.of(x))}
-            trained = [i for i in given if getattr(inputs[i], "is_leaf", False)]
-            trained = [i for i in trained if inputs[i].requires_grad]
-            if not given:
+            for i, odd in given.items():
+                if odd.is_nan or _is_trained(inputs[i]):
+                    owner = _parameter_name(inputs[i], origin) or f"its argument {i}"
+                    raise RuntimeError(f"{name} was given {odd.within(owner)}\n  at {origin}")
+            if found.is_nan or not given:  # else it is the infinity of a mask
                 raise RuntimeError(f"{name} made {found.within('its result')}\n  at {origin}")
-            if found.is_nan or trained:  # else it is the infinity of a mask
-                i = (trained or list(given))[0]
-                owner = _parameter_name(inputs[i], origin) or f"its argument {i}"
-                raise RuntimeError(f"{name} was given {given[i].within(owner)}\n  at {origin}")
 
     def ran_backward(self, node: Any, arrived: list, results: Iterator) -> Iterator:
         for edge, result in results:
@@ -83,6 +81,11 @@ class _Odd(NamedTuple):
         if not self.shape:
             return f"{self.value}: {owner}"
         return f"{self.value}: element {self.position} of {owner}, of shape {self.shape}"
+
+
+def _is_trained(x: Any) -> bool:
+    """Whether x is a leaf that wants a gradient: no mask."""
+    return getattr(x, "is_leaf", False) and x.requires_grad
 
 
 def _parameter_name(x: Any, origin: Origin) -> str | None:

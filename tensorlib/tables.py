@@ -16,9 +16,8 @@ def digits(x: float) -> str:
     """A number to three digits or more, in about five characters; "-" for 0."""
     if not x:
         return "-"
-    return (
-        f"{x:.3f}" if x < 10 else f"{x:.2f}" if x < 100 else f"{x:.1f}" if x < 1e3 else f"{x:.0f}"
-    )
+    places = 3 if x < 10 else 2 if x < 100 else 1 if x < 1000 else 0
+    return f"{x:.{places}f}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: int) -> Iterator[str]:

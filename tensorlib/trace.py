@@ -235,7 +235,7 @@ class Totals:
                 *table(["operation", *header], rows, right=1),
                 "",
                 *table(["module", *header], modules, right=1),
-                "fwd and bwd: ms; time: share of all; kB: kept for backward; of_peak: share of what",
+                "fwd and bwd: ms; time: share of all; kB: kept for backward; of_peak: part of what",
                 "a large product of matrices reaches; a module's row includes those inside of it",
             ]
         )
