@@ -35,20 +35,22 @@ class detect_anomaly(Observer):  # noqa: N801
             for i, odd in given.items():
                 if odd.is_nan or _is_trained(inputs[i]):
                     owner = _parameter_name(inputs[i], origin) or f"its argument {i}"
-                    raise RuntimeError(f"{name} was given {odd.within(owner)}\n  at {origin}")
+                    raise RuntimeError(
+                        f"{name} was given {odd.within(owner)}{_where('at', origin)}"
+                    )
             if found.is_nan or not given:  # else it is the infinity of a mask
-                raise RuntimeError(f"{name} made {found.within('its result')}\n  at {origin}")
+                raise RuntimeError(
+                    f"{name} made {found.within('its result')}{_where('at', origin)}"
+                )
 
     def ran_backward(self, node: Any, arrived: list, results: Iterator) -> Iterator:
         for edge, result in results:
             found = _Odd.of(result)
             if found and (found.is_nan or not any(map(_Odd.of, arrived))):
                 i = next(i for i, other in enumerate(node.edges) if other is edge)
-                place = node.origin or "a line that was not watched: put it under detect_anomaly"
                 which = found.within(f"the gradient of its argument {i}")
-                raise RuntimeError(
-                    f"the backward of {node.name} made {which}\n  its forward ran at {place}"
-                )
+                where = _where("its forward ran at", node.origin)
+                raise RuntimeError(f"the backward of {node.name} made {which}{where}")
             yield edge, result
 
 
@@ -80,7 +82,13 @@ class _Odd(NamedTuple):
         """It, in words; `owner` is what has it."""
         if not self.shape:
             return f"{self.value}: {owner}"
-        return f"{self.value}: element {self.position} of {owner}, of shape {self.shape}"
+        return f"{self.value}: {owner}, of shape {self.shape}, at {self.position}"
+
+
+def _where(at: str, origin: Origin | None) -> str:
+    if origin is None:
+        return "\n  its forward was not watched: let it run under detect_anomaly, too"
+    return f"\n  {at} {origin}:\n    {origin.code}"
 
 
 def _is_trained(x: Any) -> bool:

@@ -63,7 +63,7 @@ def peak(device: str, dtype: np.dtype) -> float:
     two square matrices, measured the first time it is asked for."""
     xp, n = library(device), 1024 if device == "cpu" else 8192
     x = xp.ones((n, n), dtype)
-    return 2 * n**3 / min(_seconds(xp, x) for _ in range(6))
+    return 2 * n**3 / min(_seconds(xp, x) for _ in range(10))
 
 
 def _seconds(xp: Any, x: Any) -> float:

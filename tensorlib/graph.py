@@ -19,6 +19,11 @@ from .autograd import Node, TensorBase
 from .observer import Call
 from .tables import WIDTH, shape_text
 
+# So that a transformer block fits on a page.
+_CLOSE_TOGETHER = (
+    "%%{init: {'flowchart': {'rankSpacing': 25, 'padding': 8, 'wrappingWidth': 400}}}%%"
+)
+
 
 def draw_graph(tensor: TensorBase, module: str = "", depth: int | None = 1) -> Graph:
     """The operations that made `tensor` and through which gradients flow, the oldest first.
@@ -119,18 +124,19 @@ class Graph:
 
     def mermaid(self) -> str:
         """The graph in the language of mermaid.js, which GitHub draws in a block ```mermaid."""
-        lines = ["flowchart TB"]
-        lines += [f'  s{s.number}(["{s.label}<br>{s.size}"])' for s in self.sources]
+        lines = [_CLOSE_TOGETHER, "flowchart TB"]
+        lines += [f'  s{s.number}(["{s.label} · {s.size}"])' for s in self.sources]
         boxes = 0
         for depth, thing in self._boxed():
             indent = "  " * (depth + 1)
             if thing is None:
                 lines.append(f"{indent}end")
             elif isinstance(thing, Item):
-                lines.append(f'{indent}n{thing.number}["{thing.title}<br>{thing.size}"]')
+                lines.append(f'{indent}n{thing.number}["{thing.title} · {thing.size}"]')
             else:
                 boxes += 1
                 lines.append(f'{indent}subgraph b{boxes}["{thing}"]')
+                lines.append(f"{indent}  direction TB")
         for item in self.items:
             for source, output in item.inputs:
                 letter = "n" if source.operations else "s"

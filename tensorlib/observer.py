@@ -52,8 +52,7 @@ class Origin(NamedTuple):
     calls: tuple[Call, ...]
 
     def __str__(self) -> str:
-        inside = f", in {self.module}" if self.calls else ""
-        return f"{_short(self.file)}:{self.line}{inside}: {self.code}"
+        return f"{_short(self.file)}:{self.line}" + (f", in {self.module}" if self.calls else "")
 
     @property
     def module(self) -> str:
@@ -62,6 +61,7 @@ class Origin(NamedTuple):
 
     @property
     def code(self) -> str:
+        """The source line itself."""
         return linecache.getline(self.file, self.line).strip() or "(no source)"
 
 

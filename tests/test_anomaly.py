@@ -49,9 +49,9 @@ def test_a_weight_of_a_gpt(value):
     message = found_in(step, model)
     place = line_of(type(model.h[1].mlp).forward, "self.c_fc(x)")
     assert message.startswith(
-        f"linear was given {value}: element [5, 3] of h.1.mlp.c_fc.weight, of shape (64, 16)\n"
+        f"linear was given {value}: h.1.mlp.c_fc.weight, of shape (64, 16), at [5, 3]\n"
     )
-    assert f"{place}, in h.1.mlp.c_fc: return self.dropout(" in message
+    assert f"{place}, in h.1.mlp.c_fc:\n    return self.dropout(" in message
 
 
 def test_an_activation_of_a_gpt():
@@ -62,8 +62,8 @@ def test_an_activation_of_a_gpt():
     model = gpt()
     model.h[2].mlp.act = Log()
     message = found_in(step, model)
-    assert message.startswith("log made nan: element [")
-    assert f"{line_of(Log.forward, 'x.log()')}, in h.2.mlp.act: return x.log()" in message
+    assert message.startswith("log made nan: its result, of shape (2, 8, 64), at [")
+    assert f"{line_of(Log.forward, 'x.log()')}, in h.2.mlp.act:\n    return x.log()" in message
 
 
 def test_a_gradient_in_a_gpt():
@@ -76,8 +76,10 @@ def test_a_gradient_in_a_gpt():
     model = gpt()
     model.h[0].mlp.act = Root()
     message = found_in(step, model)
-    assert re.match(r"the backward of sqrt made -?inf: element \[\d", message)
-    assert f"{line_of(Root.forward, 'sqrt')}, in h.0.mlp.act: return x.relu().sqrt()" in message
+    assert re.match(r"the backward of sqrt made -?inf: the gradient of its argument 0, of", message)
+    assert (
+        f"{line_of(Root.forward, 'sqrt')}, in h.0.mlp.act:\n    return x.relu().sqrt()" in message
+    )
 
 
 def test_a_healthy_gpt_and_the_masks_of_the_video_pass():
@@ -118,7 +120,9 @@ def test_the_culprit_is_pytorchs(fn):
         loss.backward()
     name = re.search(r"'(\w+)Backward0'", str(theirs.value))[1].lower()
     message = found_in(lambda: fn(tensorlib.tensor(values, requires_grad=True)).backward())
-    assert re.match(rf"(the backward of )?{name} made (nan|-?inf): element \[1\]", message)
+    assert re.match(
+        rf"(the backward of )?{name} made (nan|-?inf): .*, of shape \(3,\), at \[1\]\n", message
+    )
 
 
 @pytest.mark.parametrize("kind", ["nan", "inf"])
@@ -126,21 +130,21 @@ def test_the_first_infinity_or_nan_is_the_one_that_is_named(kind):
     x = tensorlib.tensor([[1.0, 2.0], [0.0, 3.0]], requires_grad=True)
     if kind == "inf":
         message = found_in(lambda: (1 / x).exp())
-        assert message.startswith("div made inf: element [1, 0] of its result, of shape (2, 2)\n")
+        assert message.startswith("div made inf: its result, of shape (2, 2), at [1, 0]\n")
     else:
         message = found_in(lambda: (x - 1).log())
-        assert message.startswith("log made nan: element [1, 0] of its result, of shape (2, 2)\n")
+        assert message.startswith("log made nan: its result, of shape (2, 2), at [1, 0]\n")
 
 
 def test_nan_made_of_infinities_that_were_given():
     mask = tensorlib.full((2,), float("inf"))
     message = found_in(lambda: mask - mask)
-    assert message.startswith("sub made nan: element [0] of its result, of shape (2,)\n")
+    assert message.startswith("sub made nan: its result, of shape (2,), at [0]\n")
 
 
 def test_data_and_upstream_gradients_that_are_none_of_ours():
     x = tensorlib.tensor([1.0, float("nan")])
-    assert found_in(lambda: x * 2).startswith("mul was given nan: element [1] of its argument 0")
+    assert found_in(lambda: x * 2).startswith("mul was given nan: its argument 0, of shape (2,)")
     y = tensorlib.rand(2).requires_grad_() * 3
     with detect_anomaly():
         y.backward(tensorlib.tensor([1.0, float("inf")]))  # given, not made
@@ -149,8 +153,8 @@ def test_data_and_upstream_gradients_that_are_none_of_ours():
 def test_a_forward_that_was_not_watched():
     y = tensorlib.zeros(2).requires_grad_().sqrt().sum()
     message = found_in(y.backward)
-    assert message.startswith("the backward of sqrt made inf: element [0] of the gradient of its")
-    assert "was not watched" in message
+    assert message.startswith("the backward of sqrt made inf: the gradient of its argument 0, of")
+    assert "its forward was not watched" in message
 
 
 # -------------------------------------------------------------------------- errors in a backward
@@ -173,7 +177,7 @@ def test_an_exception_in_a_backward_shows_where_its_forward_ran(watch):
     with watch(), pytest.raises(RuntimeError) as caught:
         Net()(tensorlib.rand(3).requires_grad_()).backward()
     place = line_of(Net.forward, "broken(x)")
-    expected = rf"backward of broken \(its forward ran at .*{place}, in Net: return broken\(x\)"
+    expected = rf"backward of broken \(its forward ran at .*{place}, in Net\)"
     assert re.match(expected, str(caught.value))
     assert str(caught.value).endswith("inputs (3,): out of ideas")
 
@@ -190,7 +194,7 @@ def test_a_gradient_of_a_wrong_shape_and_a_change_in_place_show_it_too():
     with detect_anomaly():
         y = x * factor
         factor += 1
-        with pytest.raises(RuntimeError, match=r"mul \(.*: y = x \* factor\).*in place"):
+        with pytest.raises(RuntimeError, match=r"mul \(.*test_anomaly.py:\d+\).*in place"):
             y.sum().backward()
 
 

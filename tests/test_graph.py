@@ -141,14 +141,15 @@ def test_the_diagram_is_well_formed(module, depth):
     """Boxes begin and end in pairs, every name is defined once and before it is used, and its
     arrows are those of the text."""
     graph = tensorlib.draw_graph(loss_of_a_gpt(), module, depth)
-    first, *lines = (line.strip() for line in graph.mermaid().splitlines())
+    style, first, *lines = (line.strip() for line in graph.mermaid().splitlines())
+    assert re.fullmatch(r"%%\{init: .*\}%%", style)
     assert first == "flowchart TB"
     defined, arrows, opened = set(), 0, 0
     for line in lines:
         if match := re.fullmatch(r'subgraph (b\d+)\["[^"]+"\]', line):
             opened += 1
-        elif line == "end":
-            opened -= 1
+        elif line in ("end", "direction TB"):
+            opened -= line == "end"
             continue
         elif match := re.fullmatch(r'(n\d+)\["[^"]+"\]|(s\d+)\(\["[^"]+"\]\)', line):
             pass
