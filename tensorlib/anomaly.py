@@ -31,17 +31,14 @@ class detect_anomaly(Observer):  # noqa: N801
         for output in outputs:
             if (found := _Odd.of(output)) is None:
                 continue
+            place = _where("at", origin)
             given = {i: odd for i, x in enumerate(inputs) if (odd := _Odd.of(x))}
             for i, odd in given.items():
                 if odd.is_nan or _is_trained(inputs[i]):
                     owner = _parameter_name(inputs[i], origin) or f"its argument {i}"
-                    raise RuntimeError(
-                        f"{name} was given {odd.within(owner)}{_where('at', origin)}"
-                    )
+                    raise RuntimeError(f"{name} was given {odd.within(owner)}{place}")
             if found.is_nan or not given:  # else it is the infinity of a mask
-                raise RuntimeError(
-                    f"{name} made {found.within('its result')}{_where('at', origin)}"
-                )
+                raise RuntimeError(f"{name} made {found.within('its result')}{place}")
 
     def ran_backward(self, node: Any, arrived: list, results: Iterator) -> Iterator:
         for edge, result in results:

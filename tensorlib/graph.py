@@ -102,7 +102,7 @@ class Graph:
             of_node[tensor.node].shapes[tensor.array.shape] = None
         self.sources = list(of_source.values())
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """A line for each item: its number, its name, the shape of its result, and behind the arrow
         the numbers of the items that it computes with ([1] is the second of several results)."""
         rows: list[tuple[str, str, str]] = []

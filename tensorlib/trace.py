@@ -135,7 +135,7 @@ class trace(Observer):  # noqa: N801
         """The sums over operations of one name, and over those inside of each module."""
         return Totals(self)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = [
             (
                 str(i),
@@ -222,7 +222,7 @@ class Totals:
                 total.add(record)
                 total.best_seconds += best
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         names = sorted(self.by_operation, key=lambda name: -self.by_operation[name].seconds)
         header = ["calls", "fwd", "bwd", "time", "kB", "MFLOP", "GFLOP/s", "of_peak"]
         rows = [self._row(name, self.by_operation[name]) for name in names]

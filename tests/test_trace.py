@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import fake_cupy
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import tensorlib
 from gpt import GPT, GPTConfig
 from tensorlib import flops, nn
+from tensorlib.kernels import gpu_attention
 from tensorlib.nn import functional as F
 
 
@@ -26,8 +28,9 @@ def gpt(layers=2, T=32, C=64, H=4, **options):
 
 def traced_step(model, B=2, T=32):
     idx = tensorlib.randint(0, 65, (B, T + 1))
+    inputs, targets = idx[:, :-1], idx[:, 1:]
     with tensorlib.trace() as t:
-        _, loss = model(idx[:, :-1], idx[:, 1:])
+        _, loss = model(inputs, targets)
         loss.backward()
     return t
 
@@ -154,6 +157,15 @@ def test_flops_are_those_that_pytorch_counts(fn, shapes):
     with tensorlib.trace() as t:
         fn(tensorlib, *map(ours, arrays)).sum().backward()
     assert sum(r.flops for r in t.operations) == counter.get_total_flops()
+
+
+def test_flops_of_flash_attention(monkeypatch):
+    """Its kernels leave out what is masked, in blocks of 64 rows, at any length."""
+    monkeypatch.setattr(gpu_attention, "_flash", lambda q, k, v, scale: True)
+    x = np.zeros((1, 1, 72, 16), np.float16)
+    assert gpu_attention.attention_pairs(x, x, x, None, True, 1.0) == 64 * 64 + 8 * 72
+    assert gpu_attention.attention_pairs(x, x, x, None, False, 1.0) == 72 * 72
+    assert gpu_attention.attention_pairs(x, x, x, np.ones((72, 72), bool), True, 1.0) == 72 * 72
 
 
 def test_flops_of_what_nobody_wants_are_not_counted():
@@ -325,6 +337,22 @@ def test_one_inside_the_other():
     assert [r.name for r in inner.operations] == ["exp"]
     assert outer.operations[0].gradient == pytest.approx(math.sqrt(3))
     assert inner.operations[0].gradient is None
+
+
+def test_of_a_gpus_arrays_it_sees_the_same():
+    """Seen on the stand-in for CuPy; there may be a GPU elsewhere."""
+    ours = traced_step(gpt())
+    with fake_cupy.installed():
+        model = gpt()
+        model.to("cuda")
+        idx = tensorlib.randint(0, 65, (2, 33)).to("cuda")
+        with tensorlib.trace() as t, tensorlib.autograd.detect_anomaly():
+            model(idx[:, :-1], idx[:, 1:])[1].backward()
+    assert {r.device for r in t.operations} == {"cuda"}
+    for r, other in zip(t.operations[2:], ours.operations, strict=True):  # without the getitems
+        assert (r.name, r.shapes, r.flops) == (other.name, other.shapes, other.flops)
+        assert (r.gradient is None) == (other.gradient is None)
+        assert r.gradient is None or r.gradient == pytest.approx(other.gradient, rel=1e-3)
 
 
 # --------------------------------------------------------------------------------------- totals
