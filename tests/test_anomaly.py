@@ -148,6 +148,9 @@ def test_data_and_upstream_gradients_that_are_none_of_ours():
     y = tensorlib.rand(2).requires_grad_() * 3
     with detect_anomaly():
         y.backward(tensorlib.tensor([1.0, float("inf")]))  # given, not made
+    nothing = tensorlib.zeros(2).requires_grad_() * tensorlib.zeros(2)
+    message = found_in(nothing.backward, tensorlib.tensor([1.0, float("inf")]))
+    assert message.startswith("the backward of mul made nan: ")  # of 0 times infinity
 
 
 def test_a_forward_that_was_not_watched():
