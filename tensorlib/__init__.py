@@ -40,6 +40,7 @@ from .creation import (
 )
 from .device import cuda
 from .grad_mode import is_grad_enabled, no_grad
+from .graph import draw_graph
 from .ops import (
     abs,
     add,
@@ -111,6 +112,7 @@ from .ops import (
 )
 from .random import Generator
 from .tensor import Tensor
+from .trace import trace
 
 float32 = np.dtype("float32")
 float64 = np.dtype("float64")

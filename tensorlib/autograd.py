@@ -24,11 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .anomaly import detect_anomaly as detect_anomaly  # autograd's in PyTorch, too
 from .arrays import as_array, is_writable, unbroadcast
 from .device import device_of
 from .grad_mode import mode
 
 if TYPE_CHECKING:
+    from .observer import Origin
     from .tensor import Tensor
 
 
@@ -64,9 +66,10 @@ class Node:
     gradients: one function per input, or one function for all; None once they are used up.
     outputs: how many outputs the operation had.
     number: the time on the tape's clock; a larger number is a later operation.
+    origin: the source line and the module that ran it, if an observer watched; else None.
     """
 
-    __slots__ = ("edges", "gradients", "name", "number", "outputs")
+    __slots__ = ("edges", "gradients", "name", "number", "origin", "outputs")
 
     def __init__(self, name: str, edges: list[_Edge], gradients: Any, outputs: int) -> None:
         self.name = name
@@ -74,6 +77,10 @@ class Node:
         self.gradients = gradients
         self.outputs = outputs
         self.number = next(_clock)
+        self.origin: Origin | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} (its forward ran at {self.origin})" if self.origin else self.name
 
 
 _Key = tuple[Any, int]  # the source of a tensor (its node, or a leaf itself), and which output
@@ -117,6 +124,8 @@ def operation(
 
     @functools.wraps(function)
     def run(*inputs: Any, **options: Any) -> Any:
+        if mode.observer is not None:  # who watches calls run again, and notes what came of it
+            return mode.observer.forward(run, inputs, options)
         arrays, edges, enabled = [], [], not mode.paused
         for x in inputs:
             edge = None
@@ -314,7 +323,10 @@ def _run_backward(
                 total = pending.get(key) if key in wanted else pending.pop(key, None)
                 arrived.append(total and total.value)
             try:
-                for (key, shape, dtype), result in _input_gradients(node, arrived, useful):
+                results = _input_gradients(node, arrived, useful)
+                if mode.observer is not None:
+                    results = mode.observer.backward(node, arrived, results)
+                for (key, shape, dtype), result in results:
                     if result.shape != shape:
                         result = unbroadcast(result, shape)
                     if result.dtype != dtype:
@@ -322,7 +334,7 @@ def _run_backward(
                     arrive(key, result, _is_fresh(result, arrived))
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
                 shapes = ", ".join(str(shape) for _, shape, _ in filter(None, node.edges))
-                raise RuntimeError(f"backward of {node.name}, inputs {shapes}: {error}") from error
+                raise RuntimeError(f"backward of {node}, inputs {shapes}: {error}") from error
             if not retain_graph:
                 node.gradients = None  # frees what was saved for this node
     return pending
@@ -348,9 +360,9 @@ def _is_fresh(result: Any, arrived: list) -> bool:
     arrived, or a view of one."""
     if result.base is not None and not is_writable(result):
         return False  # a broadcast view: its elements share memory with each other
-    owner = _owner(result)
+    owner = owner_of(result)
     for gradient in arrived:
-        if gradient is result or (gradient is not None and _owner(gradient) is owner):
+        if gradient is result or (gradient is not None and owner_of(gradient) is owner):
             return False
     return True
 
@@ -419,36 +431,36 @@ def mark_written(array: Any) -> None:
     than compute with the new ones.
     """
     global _last_write
-    _writes[id(_owner(array))] = _last_write = next(_clock)
+    _writes[id(owner_of(array))] = _last_write = next(_clock)
 
 
 def _check_usable(node: Node) -> None:
     if node.gradients is None:
         raise RuntimeError(
-            f"backward ran through {node.name} before and let go of its gradient functions with "
+            f"backward ran through {node} before and let go of its gradient functions with "
             "what they had saved; to run it twice, pass retain_graph=True the first time"
         )
     if _last_write > node.number:
-        for array in _saved_arrays(node.gradients):
-            if _writes.get(id(_owner(array)), 0) > node.number:
+        for array in saved_arrays(node.gradients):
+            if _writes.get(id(owner_of(array)), 0) > node.number:
                 raise RuntimeError(
-                    f"backward of {node.name}: an array of shape {array.shape} that it needs was "
+                    f"backward of {node}: an array of shape {array.shape} that it needs was "
                     "changed in place after it was used; change a copy (x.clone()) instead"
                 )
 
 
-def _saved_arrays(value: Any) -> Iterator[Any]:
+def saved_arrays(value: Any) -> Iterator[Any]:
     """The arrays that gradient functions refer to: what this node saved for backward."""
     if callable(value):
         value = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
     if isinstance(value, (tuple, list)):
         for item in value:
-            yield from _saved_arrays(item)
+            yield from saved_arrays(item)
     elif hasattr(value, "strides"):
         yield value
 
 
-def _owner(array: Any) -> Any:
+def owner_of(array: Any) -> Any:
     while isinstance(array.base, type(array)):
         array = array.base
     return array

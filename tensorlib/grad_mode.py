@@ -1,4 +1,4 @@
-"""Whether the tape records, in this thread: `no_grad` says that it does not."""
+"""Whether the tape records, in this thread: `no_grad` says that it does not. And who watches it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 class _Mode(threading.local):
     paused = 0  # how many no_grad() are active
+    observer: Any = None  # who is told of every operation: see observer.py
+    calls: tuple = ()  # the modules that are being called, while somebody watches
 
 
 mode = _Mode()

@@ -407,6 +407,14 @@ def attention_backward(
     return dq, dk, dv, dscores
 
 
+def attention_pairs(
+    q: Array, k: Array, v: Array, mask: Array | None, causal: bool, scale: float
+) -> int:
+    """How many attention weights a matrix (L, S) has that are computed, also if masked after."""
+    blocks = _blocks(q.shape[-2], k.shape[-2], causal, device_of(q))
+    return sum((rows.stop - rows.start) * seen.stop for rows, seen in blocks)
+
+
 def _attention_backward(
     dy: Array, q: Array, k: Array, v: Array, saved: list, causal: bool, gradients: tuple
 ) -> Array:

@@ -15,7 +15,11 @@ from typing import Any
 import numpy as np
 
 from ..device import library
-from .gpu_attention import attention, attention_backward  # noqa: F401  (kernels of this module, too)
+from .gpu_attention import (  # noqa: F401  (kernels of this module, too)
+    attention,
+    attention_backward,
+    attention_pairs,
+)
 
 Array = Any
 

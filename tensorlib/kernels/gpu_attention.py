@@ -93,6 +93,18 @@ def attention_backward(
     return dq, dk, dv, None
 
 
+def attention_pairs(
+    q: Array, k: Array, v: Array, mask: Array | None, causal: bool, scale: float
+) -> int:
+    """As `cpu.attention_pairs`: flash attention leaves out the blocks that causality masks."""
+    L, S = q.shape[-2], k.shape[-2]
+    if mask is not None or not _flash(q, k, v, scale):
+        return cpu.attention_pairs(q, k, v, mask, causal, scale)
+    if not causal:
+        return L * S
+    return sum(min(_BLOCK, L - i) * min(i + _BLOCK, S) for i in range(0, L, _BLOCK))
+
+
 def _flash(q: Array, k: Array, v: Array, scale: float) -> bool:
     """Whether the kernels of attention.cu can do this."""
     size = q.shape[-1]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..creation import zeros
-from ..grad_mode import no_grad
+from ..grad_mode import mode, no_grad
 from ..tensor import Tensor, clear_gradients
 
 
@@ -39,7 +39,10 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward method")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward(*args, **kwargs)
+        if mode.observer is None:
+            return self.forward(*args, **kwargs)
+        with mode.observer.inside(self):
+            return self.forward(*args, **kwargs)
 
     # ------------------------------------------------------------------------------- attributes
 
