@@ -12,7 +12,7 @@ from gpt.config import GPTConfig
 from gpt.model import GPT
 from tensorlib.gradcheck.case import Case, Training, call
 
-SIZE = {"vocab_size": 7, "block_size": 4, "n_layer": 2, "n_head": 2, "n_embd": 4}
+SIZE: dict[str, Any] = {"vocab_size": 7, "block_size": 4, "n_layer": 2, "n_head": 2, "n_embd": 4}
 TOKENS = np.array([[3, 1, 4, 1, 5], [6, 2, 6, 5, 3]])  # each predicts the next
 VARIANTS: dict[str, dict[str, Any]] = {
     "the video's": {},
@@ -32,9 +32,9 @@ def loss_in_pytorch(t: Any, config: GPTConfig, w: dict[str, Any], idx: Any, targ
         return F.layer_norm(x, (C,), w[f"{name}.weight"], w[f"{name}.bias"])
 
     def attention(x: Any, name: str) -> Any:
-        q, k, v = linear(x, f"{name}.c_attn").split(C, dim=-1)  # (B, T, C)
+        qkv = linear(x, f"{name}.c_attn").split(C, dim=-1)  # each (B, T, C)
         heads = []
-        for q, k, v in zip(*(part.split(C // config.n_head, dim=-1) for part in (q, k, v))):
+        for q, k, v in zip(*(part.split(C // config.n_head, dim=-1) for part in qkv)):
             scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, T, T)
             scores = scores.masked_fill(t.ones(T, T).tril() == 0, float("-inf"))
             heads.append(scores.softmax(dim=-1) @ v)
@@ -78,5 +78,5 @@ def adamw(t: Any, tensors: list) -> Any:
 
 
 GPT_CASES: list[Case | Training] = [gpt_case(variant) for variant in VARIANTS]
-TRAINING = Training("GPT", "GPT, the video's: 5 steps of AdamW", gpt_case("the video's"), adamw)
+TRAINING = Training("GPT", "GPT, the video's: 3 steps of AdamW", gpt_case("the video's"), adamw, 3)
 SECTIONS: dict[str, list[Case | Training]] = {"The whole GPT": [*GPT_CASES, TRAINING]}

@@ -2,8 +2,9 @@
 
     python -m tensorlib.gradcheck            every operation, layer and loss, the GPT, its training
 
-Where to read: `numerical.py` measures slopes and compares, `case.py` says what a case is, `cases.py`
-is the list of them, and `__main__.py` prints the table. Only the first is imported with tensorlib.
+Where to read: `numerical.py` measures slopes, `case.py` says what a case is, `cases.py` is the list
+of them, `table.py` compares, and `__main__.py` is the command. Only the first is imported with
+tensorlib.
 """
 
 from .numerical import GradcheckError, gradcheck

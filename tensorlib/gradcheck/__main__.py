@@ -34,7 +34,7 @@ TOLERANCE = {
 }
 
 
-class Mistake(Exception):
+class UsageError(Exception):
     """The user's: one line that says what is wrong and what to do."""
 
 
@@ -45,22 +45,23 @@ def main(arguments: list[str] | None = None) -> int:
         if options.record:
             return record()
         return check(options)
-    except Mistake as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m tensorlib.gradcheck", description=__doc__.split("\n")[0][:-1])
-    op, device, dtype = "a name, such as softmax; may be repeated", "where to compute", "of ours"
-    parser.add_argument("--op", action="append", metavar="NAME", help=f"{op} (default: all)")
-    choices = ("cpu", "gpu", "cuda")
-    parser.add_argument("--device", choices=choices, default="cpu", help=f"{device} (default: cpu)")
-    choices = ("float64", "float32")
-    parser.add_argument("--dtype", choices=choices, default=choices[0], help=f"{dtype} (float64)")
-    parser.add_argument("--markdown", action="store_true", help="print a table in Markdown")
+    add = parser.add_argument
+    text = "a name, such as softmax or Linear; may be repeated (default: all)"
+    add("--op", action="append", metavar="NAME", help=text)
+    text = "where to compute (default: cpu)"
+    add("--device", choices=["cpu", "gpu", "cuda"], default="cpu", help=text)
+    text = "what to compute in; the witnesses always take float64 (default: float64)"
+    add("--dtype", choices=["float64", "float32"], default="float64", help=text)
+    add("--markdown", action="store_true", help="print the table in Markdown")
     text = f"keep PyTorch's values in {RECORDED.name}, for machines without it"
-    parser.add_argument("--record", action="store_true", help=text)
+    add("--record", action="store_true", help=text)
     return parser.parse_args(arguments)
 
 
@@ -71,11 +72,11 @@ class Parser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
-            raise Mistake(f"unknown {unknown[0]!r}{_nearest(unknown[0].split('=')[0], flags)}")
+            raise UsageError(f"unknown {unknown[0]!r}{_nearest(unknown[0].split('=')[0], flags)}")
         return options
 
     def error(self, message: str) -> NoReturn:
-        raise Mistake(message)
+        raise UsageError(message)
 
 
 def _nearest(name: str, names: list[str]) -> str:
@@ -92,9 +93,10 @@ def check(options: argparse.Namespace) -> int:
     try:
         devices.check(device := devices.canonical(options.device))
     except RuntimeError as error:
-        raise Mistake(f"--device {options.device}: {error}") from None
+        raise UsageError(f"--device {options.device}: {error}") from None
     pytorch = PyTorch()
-    start, rows = time.perf_counter(), []
+    start = time.perf_counter()
+    rows: list[table.Row] = []
     for i, (section, case) in enumerate(cases):
         if sys.stderr.isatty():
             print(f"\r{i + 1} of {len(cases)}", end="\r", file=sys.stderr, flush=True)
@@ -135,7 +137,7 @@ def chosen(
     known = {alias for _, case in cases for alias in _aliases(case)}
     for name in names or ():
         if name not in known:
-            raise Mistake(f"there is no {name!r} to check{_nearest(name, sorted(known))}")
+            raise UsageError(f"there is no {name!r} to check{_nearest(name, sorted(known))}")
     return [(s, c) for s, c in cases if not names or _aliases(c) & set(names)]
 
 
@@ -191,7 +193,7 @@ def record() -> int:
     """Write the results of every case in PyTorch, in float64, to a file for machines without it."""
     pytorch = PyTorch()
     if pytorch.torch is None:
-        raise Mistake("--record needs PyTorch: pip install torch")
+        raise UsageError("--record needs PyTorch: pip install torch")
     names, values = [], []
     for _, case in all_cases():
         for name, array in pytorch.results(case).items() if case.theirs else ():

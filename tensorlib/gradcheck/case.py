@@ -268,4 +268,3 @@ def _written(argument: Any) -> str:
         kind = {"b": "bool ", "i": "int "}.get(argument.dtype.kind, "")
         return kind + _written(argument.shape)
     return repr(argument)
-

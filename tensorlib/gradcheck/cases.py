@@ -154,6 +154,7 @@ SHAPES = [
     op("Tensor.repeat", (2, 3), 2, 1, 2),
     op("Tensor.contiguous", X, function=lambda t, x: x.T.contiguous()),
     op("Tensor.__iter__", X, function=lambda t, x: list(x)),
+    op("Tensor.cpu", X, function=lambda t, x: x.cpu().to(x.device)),  # from a GPU, and back
     cast("Tensor.to", lambda t, x: x.to(t.float32)),
     cast("Tensor.float", lambda t, x: x.float()),
     cast("Tensor.half", lambda t, x: x.half()),
@@ -180,7 +181,9 @@ LAYERS = [
     dropping(
         "nn.functional.scaled_dot_product_attention",
         *HEADS,
-        function=lambda t, q, k, v: t.nn.functional.scaled_dot_product_attention(q, k, v, None, 0.3),
+        function=lambda t, q, k, v: t.nn.functional.scaled_dot_product_attention(
+            q, k, v, None, 0.3
+        ),
     ),
     layer("nn.Linear", BATCH, build=lambda t: t.nn.Linear(4, 5)),
     layer("nn.Embedding", PLACES, build=lambda t: t.nn.Embedding(4, 3)),

@@ -55,14 +55,15 @@ def gradcheck(
                 excess = _excess(got, expected, atol, rtol)
                 if (excess > 0).any():
                     j = np.unravel_index(excess.argmax(), excess.shape)
-                    text = _failure(i, index, o, j, got[j], expected[j])
-                    failures.append((excess[j], text))
+                    failures.append((excess[j], i, index, o, j, got[j], expected[j]))
     if failures and raise_exception:
-        elements = f"{len(failures)} of the input's elements" if len(failures) > 1 else "only here"
-        worst = max(failures, key=lambda failure: failure[0])[1]
+        _, i, index, o, j, mine, true = max(failures, key=lambda failure: failure[0])
+        elements = len({(i, index) for _, i, index, *_ in failures})
         raise GradcheckError(
-            f"gradcheck: {worst}; allowed is a difference of {atol:g} + {rtol:g} · |expected|; "
-            f"wrong for {elements}"
+            f"gradcheck: the gradient of output {o}{place(j)} with respect to input {i}"
+            f"{place(index)} is {mine:.8g} by backward, expected {true:.8g} by finite differences; "
+            f"allowed is a difference of {atol:g} + {rtol:g} · |expected|; "
+            f"{elements} input element{' is' if elements == 1 else 's are'} wrong"
         )
     return not failures
 
@@ -142,13 +143,6 @@ def _excess(got: np.ndarray, expected: np.ndarray, atol: float, rtol: float) -> 
     return np.where(np.isnan(excess), np.inf, excess)
 
 
-def _failure(i: int, index: tuple, o: int, j: Any, got: float, expected: float) -> str:
-    return (
-        f"the gradient of output {o}{place(j)} with respect to input {i}{place(index)} is "
-        f"{got:.8g} by backward, expected {expected:.8g} by finite differences"
-    )
-
-
-def place(index: Sequence[int]) -> str:
+def place(index: Sequence[Any]) -> str:
     """[1, 2]; nothing for a 0-d array."""
     return f"[{', '.join(str(int(i)) for i in index)}]" if len(index) else ""
