@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import tensorlib
 
 from .. import device as devices
 from . import table
-from .case import Case, Results, Training
+from .case import Case, Results, Training, short
 from .cases import SECTIONS
 
 RECORDED = Path(__file__).with_name("pytorch.npz")
@@ -107,9 +108,9 @@ def check(options: argparse.Namespace) -> int:
     print(
         f"\n{len(cases)} cases, {len(cases) - len(failed)} ok, {len(failed)} failed, in "
         f"{seconds:.1f} s. Ours: {options.dtype} on {device}. Against finite differences in "
-        f"float64, and {pytorch.title}.\nEach line shows the element that is worst for what is "
-        f"allowed it: {_allowed(options.dtype, 'differences')} for differences, "
-        f"{_allowed(options.dtype, 'PyTorch')} for PyTorch."
+        f"float64, and {pytorch.title}.\nEach line shows its worst element; allowed is "
+        f"{_allowed(options.dtype, 'differences')} for differences (in training "
+        f"{Training.slack} times that), {_allowed(options.dtype, 'PyTorch')} for PyTorch."
     )
     for label in sorted(failed):
         print(f"FAIL  {label}")
@@ -142,7 +143,7 @@ def chosen(
 
 
 def _aliases(case: Case | Training) -> set[str]:
-    return {case.name, case.name.rpartition(".")[2], case.name.replace("nn.functional.", "F.")}
+    return {case.name, case.name.rpartition(".")[2], short(case.name)}
 
 
 def examine(
@@ -216,4 +217,11 @@ def _unpack(names: np.ndarray, values: np.ndarray) -> dict[str, Results]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+        sys.exit(status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read our output, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -36,7 +36,7 @@ class Case:
         anything else stays what it is.
     function(t, *arguments): computes it in library t. theirs: in PyTorch, where that differs;
         None where PyTorch has nothing to compare with.
-    eps: the step of the finite differences. slack: a factor for their tolerance.
+    step: of the finite differences. slack: a factor for their tolerance.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Case:
     names: tuple[str, ...]
     low: float = -2.0
     high: float = 2.0
-    eps: float = 1e-6
+    step: float = 1e-6
     slack = 1
 
     def within(self, low: float, high: float) -> Case:
@@ -109,7 +109,7 @@ class Case:
         results = {}
         for name, x in leaves.items():
             slopes = np.empty(x.shape)
-            for index, (slope,) in differences(projected, x, self.eps):
+            for index, (slope,) in differences(projected, x, self.step):
                 slopes[index] = slope
             results[f"d {name}"] = slopes
         return results
@@ -149,7 +149,7 @@ class Training:
             with tensorlib.no_grad():
                 for x in leaves.values():
                     slopes = np.empty(x.shape)
-                    for index, (s,) in differences(lambda: [compute().item()], x, self.loss.eps):
+                    for index, (s,) in differences(lambda: [compute().item()], x, self.loss.step):
                         slopes[index] = s
                     x.grad = tensorlib.tensor(slopes, device=device)
                 return compute().item()
@@ -176,23 +176,25 @@ def op(
     *arguments: Any,
     function: Callable[..., Any] | None = None,
     theirs: Callable[..., Any] | bool = True,
-    eps: float = 1e-6,
+    step: float = 1e-6,
     **options: Any,
 ) -> Case:
     """A case for the public name `name`: it is called with the arguments, unless a `function` of
     (t, *arguments) says how. theirs: how PyTorch computes it; False where it has no such thing."""
     written = [*map(_written, arguments), *(f"{key}={value!r}" for key, value in options.items())]
     label = f"{short(name)}({', '.join(written)})"
-    by_name = lambda t, *tensors: find(t, name)(*tensors, **options)  # noqa: E731
-    signed = function or find(tensorlib, name)
-    names = _parameters(signed)[1 if function else 0 :]
+
+    def by_name(t: Any, *tensors: Any) -> Any:
+        return find(t, name)(*tensors, **options)
+
+    names = _parameters(function)[1:] if function else _parameters(find(tensorlib, name))
     names += [f"{names[-1]}[{i}]" for i in range(1, len(arguments) - len(names) + 1)]
     function = function or by_name
     other = function if theirs is True else theirs or None
-    return Case(name, label, arguments, function, other, tuple(names[: len(arguments)]), eps=eps)
+    return Case(name, label, arguments, function, other, tuple(names[: len(arguments)]), step=step)
 
 
-def layer(name: str, *inputs: Any, build: Callable[[Any], Any], note: str = "") -> Case:
+def layer(name: str, *inputs: Any, build: Callable[[Any], Any]) -> Case:
     """A case for a module: its inputs and all its parameters. build(t) makes it in library t."""
     build = functools.cache(build)
     shapes = {n: tuple(p.shape) for n, p in build(tensorlib).named_parameters()}
@@ -201,7 +203,7 @@ def layer(name: str, *inputs: Any, build: Callable[[Any], Any], note: str = "") 
         tensors, weights = arguments[: len(inputs)], arguments[len(inputs) :]
         return call(t, build(t), dict(zip(shapes, weights)), tensors)
 
-    label = f"{short(name)}({', '.join(filter(None, [note, *map(_written, inputs)]))})"
+    label = f"{short(name)}({', '.join(map(_written, inputs))})"
     names = [*_parameters(build(tensorlib).forward)[: len(inputs)], *shapes]
     return Case(name, label, (*inputs, *shapes.values()), function, function, tuple(names))
 
@@ -232,6 +234,7 @@ def find(t: Any, name: str) -> Any:
 
 
 def short(name: str) -> str:
+    """nn.functional by the name under which everyone imports it."""
     return name.replace("nn.functional.", "F.")
 
 

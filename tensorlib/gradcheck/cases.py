@@ -1,7 +1,7 @@
 """The list: every public name through which a gradient flows, with inputs to try it on.
 
-A tuple is a random tensor of that shape, an array a constant one. A test compares this list with
-the names that the package has, in both directions.
+A tuple is a random tensor of that shape, an array of integers or bools a constant one. A test
+compares this list with the names that the package has, in both directions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EXACT = np.array([0.5, -1.25, 1.75])  # 16 bits hold them, also when they are mo
 
 def cast(name: str, function: Any) -> Case:
     """Another type rounds, and has a slope all the same where the steps are exact."""
-    return op(name, EXACT, function=function, eps=1 / 64)
+    return op(name, EXACT, function=function, step=1 / 64)
 
 
 def dropping(name: str, *arguments: Any, function: Any) -> Case:
