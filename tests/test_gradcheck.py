@@ -150,8 +150,9 @@ def test_what_cannot_be_checked():
         single = t.zeros(3, requires_grad=True)
         with pytest.warns(UserWarning, match="(?i)input #?0.*double"):
             t.autograd.gradcheck(lambda x: x.sin(), single, raise_exception=False)
+        shared = t.zeros(1, dtype=t.float64).expand(3).requires_grad_()
         with pytest.raises((ValueError, RuntimeError)):
-            t.autograd.gradcheck(lambda x: x * 1, t.zeros(1, dtype=t.float64).expand(3).requires_grad_())
+            t.autograd.gradcheck(lambda x: x * 1, shared)
 
 
 # ---- the list of cases --------------------------------------------------------------------------

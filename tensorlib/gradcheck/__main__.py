@@ -25,6 +25,7 @@ from . import table
 from .case import Case, Results, Training, short
 from .cases import SECTIONS
 
+PURPOSE = "Check every gradient of tensorlib and of the GPT, and print a table."
 RECORDED = Path(__file__).with_name("pytorch.npz")
 # A central difference with a step of 1e-6 is right to about 1e-9; float32 itself to 1e-7.
 TOLERANCE = {
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m tensorlib.gradcheck", description=__doc__.split("\n")[0][:-1])
+    parser = Parser(prog="python -m tensorlib.gradcheck", description=PURPOSE)
     add = parser.add_argument
     text = "a name, such as softmax or Linear; may be repeated (default: all)"
     add("--op", action="append", metavar="NAME", help=text)
@@ -104,15 +105,15 @@ def check(options: argparse.Namespace) -> int:
         rows += examine(section, case, pytorch, options.dtype, device)
     seconds = time.perf_counter() - start
     print("\n".join(table.markdown(rows) if options.markdown else table.text(rows)))
-    failed = {row.case for row in rows if not row.passed}
+    failed = list(dict.fromkeys(row.case for row in rows if not row.passed))
     print(
-        f"\n{len(cases)} cases, {len(cases) - len(failed)} ok, {len(failed)} failed, in "
-        f"{seconds:.1f} s. Ours: {options.dtype} on {device}. Against finite differences in "
-        f"float64, and {pytorch.title}.\nEach line shows its worst element; allowed is "
-        f"{_allowed(options.dtype, 'differences')} for differences (in training "
+        f"\n{len(cases)} case{'s' * (len(cases) != 1)}, {len(failed)} failed, in {seconds:.1f} s. "
+        f"Ours: {options.dtype} on {device}; expected: finite differences in float64, and "
+        f"{pytorch.title}.\nEach line shows its worst element: d x[1, 2] is the gradient of "
+        f"x[1, 2]. Allowed is {_allowed(options.dtype, 'differences')} for differences\n(in training "
         f"{Training.slack} times that), {_allowed(options.dtype, 'PyTorch')} for PyTorch."
     )
-    for label in sorted(failed):
+    for label in failed:
         print(f"FAIL  {label}")
     return 1 if failed else 0
 

@@ -69,7 +69,7 @@ def compare(
 
 
 def _error(value: float) -> str:
-    return "0" if value == 0 else f"{value:.1e}"
+    return "0" if value == 0 else f"{value:.2g}"
 
 
 # ---------------------------------------------------------------------------------------- printing
