@@ -106,12 +106,13 @@ def check(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     print("\n".join(table.markdown(rows) if options.markdown else table.text(rows)))
     failed = list(dict.fromkeys(row.case for row in rows if not row.passed))
+    differences, theirs = (_allowed(options.dtype, w) for w in ("differences", "PyTorch"))
     print(
         f"\n{len(cases)} case{'s' * (len(cases) != 1)}, {len(failed)} failed, in {seconds:.1f} s. "
         f"Ours: {options.dtype} on {device}; expected: finite differences in float64, and "
         f"{pytorch.title}.\nEach line shows its worst element: d x[1, 2] is the gradient of "
-        f"x[1, 2]. Allowed is {_allowed(options.dtype, 'differences')} for differences\n(in training "
-        f"{Training.slack} times that), {_allowed(options.dtype, 'PyTorch')} for PyTorch."
+        f"x[1, 2]. Allowed is {differences} for differences\n(in training {Training.slack} times "
+        f"that), {theirs} for PyTorch."
     )
     for label in failed:
         print(f"FAIL  {label}")
