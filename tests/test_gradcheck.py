@@ -350,6 +350,14 @@ def test_a_wrong_value_is_seen_by_pytorch_alone(monkeypatch, capsys):
     assert pytorch.endswith("FAIL")
 
 
+def test_a_wrong_shape(monkeypatch, capsys):
+    monkeypatch.setattr(
+        tensorlib, "exp", operation(lambda x: (np.exp(x).T, (lambda grad: grad.T,)))
+    )
+    assert command.main(["--op", "exp"]) == 1
+    assert "value has shape (4, 3), expected (3, 4)" in capsys.readouterr().out
+
+
 # ---- the command --------------------------------------------------------------------------------
 
 
