@@ -10,7 +10,7 @@ the operators and methods, `nn/` the layers, `optim/` the optimizers.
 
 import numpy as np
 
-from . import autograd, nn, optim, random
+from . import autograd, gradcheck, nn, optim, random
 from .arrays import promote_types
 from .creation import (
     allclose,
@@ -121,6 +121,8 @@ int32 = np.dtype("int32")
 int64 = long = np.dtype("int64")
 bool = np.dtype("bool")
 inf = float("inf")
+
+autograd.gradcheck = gradcheck.gradcheck  # type: ignore[attr-defined]  # its name in PyTorch
 
 
 def __getattr__(name: str) -> np.dtype:
