@@ -87,11 +87,9 @@ class trace(Observer):  # noqa: N801
     def ran(self, run: Any, inputs: list, outputs: tuple, origin: Origin, seconds: float) -> None:
         arrays = [getattr(x, "array", x) for x in inputs]
         value, node = outputs[0].array, outputs[0].node
-        forward_flops, gradient_flops = flops.count(run, value, arrays)
-        record = Record(
-            name_of(run), [x.array.shape for x in outputs], value.dtype, device_of(value), origin, seconds,
-            flops=forward_flops, gradient_flops=gradient_flops,
-        )  # fmt: skip
+        shapes = [x.array.shape for x in outputs]
+        record = Record(name_of(run), shapes, value.dtype, device_of(value), origin, seconds)
+        record.flops, record.gradient_flops = flops.count(run, value, arrays)
         self.operations.append(record)
         if node is not None:
             self._by_node[node.number] = record
