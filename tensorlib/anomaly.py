@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .observer import Observer, Origin
+from .observer import Observer, Origin, name_of
 
 
 class detect_anomaly(Observer):  # noqa: N801
@@ -27,11 +27,11 @@ class detect_anomaly(Observer):  # noqa: N801
         if exception[0] is None and (names := self.missing_gradients()):
             warnings.warn(f"parameters without a gradient: {', '.join(names)}", stacklevel=2)
 
-    def ran(self, name: str, inputs: list, outputs: tuple, origin: Origin, seconds: float) -> None:
+    def ran(self, run: Any, inputs: list, outputs: tuple, origin: Origin, seconds: float) -> None:
         for output in outputs:
             if (found := _Odd.of(output)) is None:
                 continue
-            place = _where("at", origin)
+            name, place = name_of(run), _where("at", origin)
             given = {i: odd for i, x in enumerate(inputs) if (odd := _Odd.of(x))}
             for i, odd in given.items():
                 if odd.is_nan or _is_trained(inputs[i]):

@@ -45,16 +45,18 @@ def attention(
     return products, 2 * products
 
 
+# By where an operation is defined, since others may have its name.
 FORMULAS: dict[str, Callable[..., Counts]] = {
-    "matmul": matmul,
-    "linear": matmul,
-    "attention": attention,
+    "tensorlib.ops.linalg.matmul": matmul,
+    "tensorlib.nn.functional._linear": matmul,
+    "tensorlib.nn.functional._attention": attention,
 }
 
 
-def count(name: str, value: Any, arguments: list[Any]) -> Counts:
-    """The counts of the operation `name`; 0 for one without a formula."""
-    return FORMULAS[name](value, *arguments) if name in FORMULAS else (0, 0)
+def count(operation: Any, value: Any, arguments: list[Any]) -> Counts:
+    """The counts of an operation, which made `value` of `arguments`; 0 without a formula."""
+    formula = FORMULAS.get(f"{operation.__module__}.{operation.__name__}")
+    return formula(value, *arguments) if formula else (0, 0)
 
 
 @functools.cache

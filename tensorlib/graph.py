@@ -19,10 +19,9 @@ from .autograd import Node, TensorBase
 from .observer import Call
 from .tables import WIDTH, shape_text
 
-# So that a transformer block fits on a page.
-_CLOSE_TOGETHER = (
-    "%%{init: {'flowchart': {'rankSpacing': 25, 'padding': 8, 'wrappingWidth': 400}}}%%"
-)
+# So that a transformer block fits on a page, and no operation covers the title of its box.
+_STYLE = """%%{init: {'flowchart': {'rankSpacing': 22, 'padding': 8, 'wrappingWidth': 400,
+  'subGraphTitleMargin': {'bottom': 14}}}}%%"""
 
 
 def draw_graph(tensor: TensorBase, module: str = "", depth: int | None = 1) -> Graph:
@@ -124,7 +123,7 @@ class Graph:
 
     def mermaid(self) -> str:
         """The graph in the language of mermaid.js, which GitHub draws in a block ```mermaid."""
-        lines = [_CLOSE_TOGETHER, "flowchart TB"]
+        lines = [_STYLE, "flowchart TB"]
         lines += [f'  s{s.number}(["{s.label} · {s.size}"])' for s in self.sources]
         boxes = 0
         for depth, thing in self._boxed():

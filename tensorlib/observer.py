@@ -80,8 +80,8 @@ class Observer:
     def __exit__(self, *_exception: Any) -> None:
         mode.observer = self.outer
 
-    def ran(self, name: str, inputs: list, outputs: tuple, origin: Origin, seconds: float) -> None:
-        """An operation `name` has made the tensors `outputs` of `inputs`."""
+    def ran(self, run: Any, inputs: list, outputs: tuple, origin: Origin, seconds: float) -> None:
+        """The operation `run` has made the tensors `outputs` of `inputs`."""
 
     def ran_backward(self, node: Any, arrived: list, results: Iterator) -> Iterator:
         """A node has got the gradients `arrived`; pass on the pairs of edge and gradient in
@@ -105,7 +105,7 @@ class Observer:
             node.origin = origin
             if mode.calls:
                 self.roots[id(mode.calls[0].root)] = mode.calls[0].root
-        self.ran(run.__name__.strip("_"), [*inputs, *options.values()], outputs, origin, seconds)
+        self.ran(run, [*inputs, *options.values()], outputs, origin, seconds)
         return result
 
     def backward(self, node: Any, arrived: list, results: Iterator) -> Iterator:
@@ -145,6 +145,11 @@ class Observer:
             for name, p in root.named_parameters()
             if p.requires_grad and id(p) not in self.reached
         ]
+
+
+def name_of(run: Any) -> str:
+    """The name of an operation, as the tape says it."""
+    return run.__name__.strip("_")
 
 
 def now(array: Any) -> float:

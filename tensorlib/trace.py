@@ -27,7 +27,7 @@ from . import flops
 from .autograd import Node, TensorBase, owner_of, saved_arrays
 from .device import device_of
 from .kernels import kernels
-from .observer import Observer, Origin, now
+from .observer import Observer, Origin, name_of, now
 from .tables import digits, shape_text, table
 
 
@@ -84,14 +84,12 @@ class trace(Observer):  # noqa: N801
         """How long it has watched: the operations, and what was between them."""
         return (self._end or time.perf_counter()) - self._start
 
-    def ran(self, name: str, inputs: list, outputs: tuple, origin: Origin, seconds: float) -> None:
+    def ran(self, run: Any, inputs: list, outputs: tuple, origin: Origin, seconds: float) -> None:
         arrays = [getattr(x, "array", x) for x in inputs]
         value, node = outputs[0].array, outputs[0].node
-        forward_flops, gradient_flops = flops.count(name, value, arrays)
-        record = Record(
-            name, [x.array.shape for x in outputs], value.dtype, device_of(value), origin, seconds,
-            flops=forward_flops, gradient_flops=gradient_flops,
-        )  # fmt: skip
+        shapes = [x.array.shape for x in outputs]
+        record = Record(name_of(run), shapes, value.dtype, device_of(value), origin, seconds)
+        record.flops, record.gradient_flops = flops.count(run, value, arrays)
         self.operations.append(record)
         if node is not None:
             self._by_node[node.number] = record

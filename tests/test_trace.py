@@ -168,6 +168,16 @@ def test_flops_of_flash_attention(monkeypatch):
     assert gpu_attention.attention_pairs(x, x, x, np.ones((72, 72), bool), True, 1.0) == 72 * 72
 
 
+def test_flops_of_an_operation_of_ones_own_that_has_a_known_name():
+    @tensorlib.autograd.operation
+    def attention(x):
+        return x * 2, (lambda grad: grad * 2,)
+
+    with tensorlib.trace() as t:
+        attention(ours(normal(3)))
+    assert [(r.name, r.flops) for r in t.operations] == [("attention", 0)]
+
+
 def test_flops_of_what_nobody_wants_are_not_counted():
     x, y = ours(normal(3, 4)), ours(normal(4, 5))
     with tensorlib.trace() as t:
