@@ -41,8 +41,8 @@ def find(name: str) -> Path:
     for path in [*lessons(), *exercises()]:
         if path.stem.split("_")[0] == (name.zfill(2) if name.isdecimal() else name):
             return path
-    last = int(lessons()[-1].name[:2])
-    raise UserError(f"there is no lesson {name!r}: take 0 to {last}; python -m lessons lists them")
+    last, more = int(lessons()[-1].name[:2]), [path.stem.split("_")[0] for path in exercises()]
+    raise UserError(f"there is no lesson {name!r}: take 0 to {last}, {', '.join(more)}, or table")
 
 
 def cells(path: Path) -> Iterator[Cell]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import tensorlib as torch
+from gpt.config import UserError
 from gpt.data import TINY_SHAKESPEARE_SHA256, load_text
 from gpt.tokenizer import CharTokenizer
 from tensorlib import Tensor, nn
@@ -32,6 +33,7 @@ class Options:
 
 options = Options()
 HANDFUL = 4
+SHORTEST = 10 * (256 + 1)  # characters: a tenth of them holds one context of the scaled-up model
 
 
 def steps(count: int) -> int:
@@ -74,13 +76,18 @@ class Corpus:
 
 
 def corpus() -> Corpus:
-    """Tiny Shakespeare (or the text of --data), read once."""
+    """Tiny Shakespeare (or the text of --data), read once; UserError if it is too short."""
     return _corpus(options.data)
 
 
 @functools.cache
 def _corpus(path: Path | None) -> Corpus:
     loaded = Corpus(*load_text(path))
+    if len(loaded.text) < SHORTEST:
+        raise UserError(
+            f"{loaded.name} is too short: {len(loaded.text):,} characters, where the lessons need "
+            f"{SHORTEST:,}; take a longer text"
+        )
     if not loaded.is_the_videos:
         print(f"(The text is {loaded.name}, not the video's: its numbers will differ.)\n")
     return loaded
