@@ -69,7 +69,7 @@ def main() -> None:
         path = chapters.find(config.what)
         print(f"(Its code, to be read beside this: lessons/{path.name})")
         if config.quick:
-            print("(--quick: after so few steps the numbers are not those that the text speaks of.)")
+            print("(--quick: after so few steps the figures are not those of the text.)")
         chapters.run(path)
 
 
