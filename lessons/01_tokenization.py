@@ -34,8 +34,9 @@ def decode(ids):
     return "".join(itos[i] for i in ids)
 
 
-print(encode("hii there"))
-print(decode(encode("hii there")))
+greeting = common.words("hii there")
+print(encode(greeting))
+print(decode(encode(greeting)))
 
 # %%
 data = torch.tensor(encode(text), dtype=torch.long)

@@ -94,5 +94,6 @@ def _wrapped(markdown: str) -> str:
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", markdown)  # links as their text
     paragraphs = plain.split("\n\n")
     return "\n\n".join(
-        p if re.match(r"#|\||[*-] |    ", p) else textwrap.fill(p, 80) for p in paragraphs
+        p if re.match(r"#|\||[*-] |    ", p) else textwrap.fill(p, 80, break_on_hyphens=False)
+        for p in paragraphs
     )

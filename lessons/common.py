@@ -170,6 +170,12 @@ def sample(model: nn.Module, length: int = 300, block_size: int = 8, prompt: str
     return corpus().decode(generate(model, start, length, block_size)[0])
 
 
+def words(english: str) -> str:
+    """`english`, or if the text lacks a letter of it, as many characters of the text's own."""
+    text = corpus().text
+    return english if set(english) <= set(text) else text[: len(english)]
+
+
 def parameters(model: nn.Module) -> int:
     """How many numbers the model learns."""
     return sum(p.numel() for p in model.parameters())
