@@ -140,10 +140,11 @@ def _first_paragraph(box: str) -> str:
 
 
 def _unknown(flag: str, cls: type) -> str:
-    near = difflib.get_close_matches(flag.replace("_", "-"), _flags(cls), n=1, cutoff=0.5)
+    name = flag.lstrip("-").replace("_", "-")  # all flags have the dashes: those prove nothing
+    near = difflib.get_close_matches(name, _flags(cls), n=1, cutoff=0.5)
     if not flag.startswith("-"):
         return f"unexpected argument {flag!r}: every value follows its --flag (see --help)"
-    return f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else "; see --help")
+    return f"unknown flag {flag}" + (f"; did you mean --{near[0]}?" if near else "; see --help")
 
 
 def _flags(cls: type) -> list[str]:
@@ -152,7 +153,7 @@ def _flags(cls: type) -> list[str]:
         if dataclasses.is_dataclass(field.default):
             flags += _flags(type(field.default))
         else:
-            flags.append("--" + field.name.replace("_", "-"))
+            flags.append(field.name.replace("_", "-"))
     return flags
 
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 1 · The text as numbers · 7:52
 #
-# Tiny Shakespeare is an excerpt of Shakespeare's plays, in one file (5:57 of the video says that it
+# Tiny Shakespeare is an excerpt of Shakespeare's plays, in one file (3:54 of the video says that it
 # is all of them; it is about a fifth). The first thousand characters:
 
 # %%
@@ -34,8 +34,9 @@ def decode(ids):
     return "".join(itos[i] for i in ids)
 
 
-print(encode("hii there"))
-print(decode(encode("hii there")))
+greeting = common.words("hii there")
+print(encode(greeting))
+print(decode(encode(greeting)))
 
 # %%
 data = torch.tensor(encode(text), dtype=torch.long)

@@ -47,8 +47,8 @@ print("200 batches:", spread(200))
 # %% [markdown]
 # The standard deviation falls with the square root of the number of batches: √200 ≈ 14.
 #
-# `model.eval()` tells the layers that nothing is learnt now. Most do not care; dropout does, and so
-# the same input gives the same output again:
+# `model.eval()` tells the layers that nothing is learnt now. Most do not care; dropout does: in
+# training the same input seldom gives the same output twice, in evaluation always.
 
 # %%
 layer = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))

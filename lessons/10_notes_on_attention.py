@@ -34,8 +34,8 @@ def same(a, b):
 # ## 1 · Communication (1:11:38)
 #
 # A directed graph: each node has a vector, and gathers a weighted sum of those that point to it.
-# With the lower triangle, node t hears of nodes 0 to t. Any other graph would do: here every node
-# hears itself and its left neighbour.
+# With the lower triangle, the first map, node t hears of nodes 0 to t. Any other graph would do: in
+# the second map every node hears itself and its left neighbour.
 
 # %%
 tril = torch.tril(torch.ones(T, T))
@@ -117,7 +117,8 @@ print(f"var of q @ k: {wei.var():.4f}")
 print(f"var of q @ k / sqrt(head_size): {(wei * head_size**-0.5).var():.4f}")
 
 # %% [markdown]
-# It matters because softmax sharpens with the size of its inputs, toward the largest one alone:
+# It matters because softmax sharpens with the size of its inputs, toward the largest one alone. The
+# same five numbers times 1, 8 and 100:
 
 # %%
 row = torch.tensor([0.1, -0.2, 0.3, -0.2, 0.5])
@@ -134,4 +135,4 @@ for scale in (1, 8, 100):
     logits = (row * scale).requires_grad_()
     p = torch.softmax(logits, dim=-1)
     p[2].backward()  # how to give token 2 more weight
-    print(f"x {scale}: the longest entry of the gradient {logits.grad.abs().max().item():.2e}")
+    print(f"x {scale}: the largest entry of the gradient {logits.grad.abs().max().item():.2e}")

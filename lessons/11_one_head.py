@@ -44,7 +44,7 @@ for learning_rate in (1e-2, 1e-3):
 
 # %%
 corpus = common.corpus()
-text = "the king"
+text = common.words("the king")
 idx = corpus.encode(text).view(1, -1)
 model, head = trained.model, trained.model.body
 with torch.no_grad():
@@ -60,7 +60,7 @@ print(common.heat_map(wei[0], text, text))
 # is not there; so `generate` feeds the last `block_size` tokens only, `idx[:, -block_size:]`.
 
 # %%
-long = corpus.encode("the kings").view(1, -1)
+long = corpus.encode(common.words("the kings")).view(1, -1)
 try:
     model(long)
 except IndexError as error:

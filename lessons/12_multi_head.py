@@ -35,7 +35,7 @@ print(common.sample(trained.model, 300))
 
 # %%
 corpus = common.corpus()
-text = "the king"
+text = common.words("the king")
 model = trained.model
 with torch.no_grad():
     x = model.token_embedding_table(corpus.encode(text).view(1, -1))

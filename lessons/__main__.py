@@ -66,7 +66,11 @@ def main() -> None:
             raise UserError(message) from None
         export.write(chapters.lessons())
     else:
-        chapters.run(chapters.find(config.what))
+        path = chapters.find(config.what)
+        print(f"(Its code, to be read beside this: lessons/{path.name})")
+        if config.quick:
+            print("(--quick: after so few steps the figures are not those of the text.)")
+        chapters.run(path)
 
 
 def table(config: Lessons) -> None:

@@ -41,8 +41,8 @@ def find(name: str) -> Path:
     for path in [*lessons(), *exercises()]:
         if path.stem.split("_")[0] == (name.zfill(2) if name.isdecimal() else name):
             return path
-    last = int(lessons()[-1].name[:2])
-    raise UserError(f"there is no lesson {name!r}: take 0 to {last}; python -m lessons lists them")
+    last, more = int(lessons()[-1].name[:2]), [path.stem.split("_")[0] for path in exercises()]
+    raise UserError(f"there is no lesson {name!r}: take 0 to {last}, {', '.join(more)}, or table")
 
 
 def cells(path: Path) -> Iterator[Cell]:
@@ -94,5 +94,6 @@ def _wrapped(markdown: str) -> str:
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", markdown)  # links as their text
     paragraphs = plain.split("\n\n")
     return "\n\n".join(
-        p if re.match(r"#|\||[*-] |    ", p) else textwrap.fill(p, 80) for p in paragraphs
+        p if re.match(r"#|\||[*-] |    ", p) else textwrap.fill(p, 80, break_on_hyphens=False)
+        for p in paragraphs
     )

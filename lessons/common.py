@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import tensorlib as torch
+from gpt.config import UserError
 from gpt.data import TINY_SHAKESPEARE_SHA256, load_text
 from gpt.tokenizer import CharTokenizer
 from tensorlib import Tensor, nn
@@ -32,6 +33,7 @@ class Options:
 
 options = Options()
 HANDFUL = 4
+SHORTEST = 10 * (256 + 1)  # characters: a tenth of them holds one context of the scaled-up model
 
 
 def steps(count: int) -> int:
@@ -74,13 +76,18 @@ class Corpus:
 
 
 def corpus() -> Corpus:
-    """Tiny Shakespeare (or the text of --data), read once."""
+    """Tiny Shakespeare (or the text of --data), read once; UserError if it is too short."""
     return _corpus(options.data)
 
 
 @functools.cache
 def _corpus(path: Path | None) -> Corpus:
     loaded = Corpus(*load_text(path))
+    if len(loaded.text) < SHORTEST:
+        raise UserError(
+            f"{loaded.name} is too short: {len(loaded.text):,} characters, where the lessons need "
+            f"{SHORTEST:,}; take a longer text"
+        )
     if not loaded.is_the_videos:
         print(f"(The text is {loaded.name}, not the video's: its numbers will differ.)\n")
     return loaded
@@ -161,6 +168,12 @@ def sample(model: nn.Module, length: int = 300, block_size: int = 8, prompt: str
     prompt = "".join(c for c in prompt if c in corpus().chars) or corpus().chars[0]
     start = corpus().encode(prompt).view(1, -1).to(next(model.parameters()).device)
     return corpus().decode(generate(model, start, length, block_size)[0])
+
+
+def words(english: str) -> str:
+    """`english`, or if the text lacks a letter of it, as many characters of the text's own."""
+    text = corpus().text
+    return english if set(english) <= set(text) else text[: len(english)]
 
 
 def parameters(model: nn.Module) -> int:

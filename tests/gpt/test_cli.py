@@ -39,6 +39,7 @@ def test_sampling_flags():
 WRONG = {
     "--n-layr 3": r"unknown flag --n-layr; did you mean --n-layer\?",
     "--nlayer=3": r"unknown flag --nlayer; did you mean --n-layer\?",
+    "--run 3": r"unknown flag --run; see --help",
     "--batchsize 3": r"unknown flag --batchsize; did you mean --batch-size\?",
     "--xyzzy": "unknown flag --xyzzy; see --help",
     "stray": "unexpected argument 'stray'",

@@ -60,6 +60,7 @@ def test_mistakes_are_one_line(lessons):
         (["table", "--steps", "0"], "at least 1"),
         (["7", "--data", "nothing.txt", "--steps", "x"], "--steps"),
         (["1", "--data", "nothing.txt"], "nothing.txt"),
+        (["3", "--data", "LICENSE"], "LICENSE is too short"),
     ]:
         done = lessons(*arguments)
         assert done.returncode == 2, arguments

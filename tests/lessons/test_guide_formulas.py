@@ -27,6 +27,12 @@ def test_every_formula_has_its_test():
     assert set(TAGS) <= names
 
 
+def test_no_formula_uses_what_github_refuses_to_render():
+    # its MathJax forbids these macros, and would print the backslash of \_ within \text
+    assert not re.findall(r"\\(?:operatorname|mbox|phantom|def|newcommand|href)\b", GUIDE)
+    assert not re.findall(r"\\text\{[^}]*\\_", GUIDE)
+
+
 # ---- drawing and comparing ----------------------------------------------------------------------
 
 

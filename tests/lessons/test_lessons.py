@@ -19,6 +19,13 @@ def test_every_lesson_runs_on_any_text(lesson, text_file, number):
     assert lesson(number, text_file, limit=2).startswith(f"\n# {number} · ")
 
 
+@pytest.mark.parametrize("number", [1, 11, 12])  # those that encode words of the video
+def test_a_text_may_have_other_letters(lesson, tmp_path, number):
+    path = tmp_path / "text.txt"
+    path.write_text("король и королева\n" * 200, encoding="utf-8")
+    assert lesson(number, path, limit=2).startswith(f"\n# {number} · ")
+
+
 # what each prints with the video's text, and after how many steps at most
 SHOWN = {
     1: (
