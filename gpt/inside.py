@@ -23,6 +23,7 @@ def attention(model: GPT, idx: Tensor) -> np.ndarray:
     with tensorlib.no_grad(), model.evaluating():
         x = model.wte(idx) + model.wpe(tensorlib.arange(idx.shape[1]))  # (1, T, C)
         for block in model.h:
+            assert isinstance(block, Block)
             weights.append(block_attention(block, x).numpy()[0])
             x = block(x)
     return np.stack(weights)
@@ -72,7 +73,9 @@ def norms(model: GPT, batch: tuple[Tensor, Tensor] | None = None) -> list[Norm]:
     if batch is not None:
         with model.evaluating():
             _, loss = model(*batch)
-        gradients = [g.numpy() for g in autograd.grad(loss, list(named.values()))]
+        assert loss is not None
+        found = autograd.grad(loss, list(named.values()))
+        gradients = [None if g is None else g.numpy() for g in found]
     layers: dict[str, list[tuple[np.ndarray, np.ndarray | None]]] = {}
     for (name, p), gradient in zip(named.items(), gradients):
         layers.setdefault(name.rpartition(".")[0], []).append((p.detach().numpy(), gradient))

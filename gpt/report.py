@@ -159,7 +159,7 @@ def _facts(
 def _curves(reports: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """The columns of metrics.jsonl that can be drawn, with the step of each row."""
     rows = [r for r in reports if "train_loss" in r]
-    names = [name for name in _CURVES if any(name in r for r in rows)]
+    names = [name for name in _CURVES if any(r.get(name) is not None for r in rows)]
     return {name: [_round(r.get(name)) for r in rows] for name in ("step", *names)}
 
 
@@ -190,7 +190,7 @@ def _predictions(model: GPT, corpus: Corpus, n: int = 4096, rows: int = 10) -> d
             place, p = found.places[i], found.probabilities[i]
             context = corpus.tokenizer.decode(corpus.val[place - min(found.seen[i], 40) : place])
             guesses = np.argsort(-p, kind="stable")[:3]
-            picked.setdefault((context[-2:], targets[i]), {
+            picked.setdefault((context[-1], targets[i]), {
                 "context": context,
                 "actual": [corpus.tokenizer.chars[targets[i]], _round(actual[i])],
                 "guesses": [[corpus.tokenizer.chars[j], _round(p[j])] for j in guesses],
@@ -208,7 +208,7 @@ def _predictions(model: GPT, corpus: Corpus, n: int = 4096, rows: int = 10) -> d
     }
 
 
-# -------------------------------------------------------------------------------------- compact JSON
+# ------------------------------------------------------------------------------------- compact JSON
 
 
 def _round(value: Any) -> float | None:
