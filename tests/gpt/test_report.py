@@ -63,8 +63,7 @@ def test_the_page_in_a_browser(trained, script):
         token = PROMPT[position].replace(" ", "␣")
         start = f"Layer 0, head {head}: “{token}” at {position} looks at "
         assert said.startswith(start)
-        looked_at = re.findall(r"“.” at (\d+) \((\d+) %\)", said.removeprefix(start))
-        assert len(looked_at) == min(position + 1, 5)
+        looked_at = re.findall(r"“.” at (\d+) \((\d+)\s%\)", said.removeprefix(start))
         row = 100 * weights[0, head, position]
         assert len(looked_at) == min(position + 1, 5)
         for (place, percent), likeliest in zip(looked_at, sorted(row, reverse=True)):
