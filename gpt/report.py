@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
 import tensorlib
 from gpt import cli, inside, machine
 from gpt.checkpoint import Checkpoint
-from gpt.config import Sampling, Stream, UserError
+from gpt.config import ReportConfig, Sampling, Stream, UserError
 from gpt.data import Batches, Corpus, load_text
 from gpt.generate import generate_text
 from gpt.model import GPT
@@ -27,26 +25,6 @@ from tensorlib.serialization import write_atomically
 
 TEMPLATE = Path(__file__).with_name("report.html")
 _CURVES = ("train_loss", "val_loss", "learning_rate", "grad_norm")
-
-
-def _default(text: str) -> Any:
-    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """Write a page that shows a trained GPT from inside, for any browser."""
-
-    run: Annotated[Path | None, tyro.conf.Positional, _default("the newest run")] = None
-    """A run directory, or a checkpoint."""
-    prompt: Annotated[str, _default("the beginning of the validation text")] = ""
-    """Text whose attention is shown, and which the sample continues."""
-    data: Annotated[Path | None, _default("where the run had it")] = None
-    """The text that the run learned."""
-    out: Annotated[Path | None, _default("report.html beside the checkpoint")] = None
-    """The page."""
-    seed: int = 1337
-    """Of the sample that is drawn for the page."""
 
 
 def main() -> None:
@@ -78,7 +56,8 @@ def describe(path: Path, config: ReportConfig) -> dict[str, Any]:
     _check_prompt(config.prompt, checkpoint)
     corpus, missing = _find_corpus(checkpoint, config.data)
     reports = Run(path.parent).reports()
-    sample = "".join(generate_text(model, tokenizer, config.prompt, 400, Sampling(), config.seed))
+    seed = checkpoint.config.seed
+    sample = "".join(generate_text(model, tokenizer, config.prompt, 200, Sampling(), seed))
     longest = min(64, checkpoint.config.model.block_size)
     beginning = sample if corpus is None else tokenizer.decode(corpus.val[:longest])
     batch = None if corpus is None else _batches(checkpoint, corpus)(0)

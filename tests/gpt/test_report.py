@@ -11,7 +11,7 @@ import pytest
 import tensorlib
 from gpt import inside, report
 from gpt.checkpoint import Checkpoint
-from gpt.config import UserError
+from gpt.config import ReportConfig, UserError
 
 PROMPT = "the fox"  # the tiny model sees 8 characters
 
@@ -103,7 +103,7 @@ def test_what_the_page_says(trained, script, text_file):
     assert page["curves"]["grad_norm"][0] is None
     assert [s["step"] for s in page["samples"]] == [0, 2, 4, 6]
     assert all(len(s["text"]) == 8 for s in page["samples"])
-    assert len(page["sample"]["text"]) == 400
+    assert len(page["sample"]["text"]) == 200
     assert page["attention"]["tokens"] == list(PROMPT)
     # the context of each prediction stands in the text before the character that came
     text = text_file.read_text(encoding="utf-8")
@@ -121,17 +121,17 @@ def test_what_the_page_says(trained, script, text_file):
 def test_without_its_text_the_page_says_so(trained, text_file):
     text_file.rename(text_file.with_name("moved.txt"))
     best = trained / "best.safetensors"
-    page = numbers(report.render(report.describe(best, report.ReportConfig())))
+    page = numbers(report.render(report.describe(best, ReportConfig())))
     assert "text.txt" in page["missing"]
     assert page["predictions"] is None
     assert {gradient for *_, gradient in page["norms"]} == {None}
     assert page["attention"]["tokens"] == list(page["sample"]["text"][:8])
-    found = report.ReportConfig(data=text_file.with_name("moved.txt"))
+    found = ReportConfig(data=text_file.with_name("moved.txt"))
     assert numbers(report.render(report.describe(best, found)))["missing"] == ""
     text_file.write_text("another text" * 100, encoding="utf-8")
-    assert "another text" in report.describe(best, report.ReportConfig())["missing"]
+    assert "another text" in report.describe(best, ReportConfig())["missing"]
     with pytest.raises(UserError, match="another text than"):
-        report.describe(best, report.ReportConfig(data=text_file))
+        report.describe(best, ReportConfig(data=text_file))
 
 
 def test_mistakes(trained, script, tmp_path):
