@@ -224,6 +224,20 @@ class SampleConfig:
         _valid_seed(self.seed)
 
 
+@dataclass(frozen=True)
+class ReportConfig:
+    """Write a page that shows a trained GPT from inside, for any browser."""
+
+    run: Annotated[Path | None, tyro.conf.Positional, _default("the newest run")] = None
+    """A run directory (its best), or a checkpoint."""
+    prompt: Annotated[str, _default("the beginning of the validation text")] = ""
+    """Text whose attention is shown, and which the sample continues."""
+    data: Annotated[Path | None, _default("where the run had it")] = None
+    """The text that the run learned."""
+    out: Annotated[Path | None, _default("report.html beside the checkpoint")] = None
+    """The page."""
+
+
 # the video trains with AdamW's own settings, at a constant learning rate
 _VIDEO: dict[str, Any] = {
     "max_iters": 5000, "eval_interval": 500, "eval_iters": 200,

@@ -5,6 +5,7 @@ metrics.jsonl      one JSON object per report
 loss.png           the loss curves
 best.safetensors   the model with the lowest validation loss so far
 last.safetensors   where the run stands: model and optimizer, all that --resume needs
+report.html        the run and its best model, to look at; from `python -m gpt.report`
 """
 
 from __future__ import annotations

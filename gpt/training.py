@@ -57,6 +57,7 @@ class Trainer:
 
     step: how many updates it has had.
     best_loss: its lowest validation loss so far, None before the first evaluation.
+    grad_norm: of the last update's gradient before it was clipped, None where none was.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Trainer:
         self.config, self.corpus, self.run, self.device = config, corpus, run, device
         self.step = 0
         self.best_loss: float | None = None
+        self.grad_norm: Tensor | None = None
         tensorlib.manual_seed(config.seed)
         self.model = GPT(config.model)
         self.model.to(device)
@@ -112,7 +114,8 @@ class Trainer:
         config = self.config
         loss = self.team.gradient(self.step)
         if config.grad_clip:
-            nn.utils.clip_grad_norm_([self.team.matrices, self.team.vectors], config.grad_clip)
+            vectors = [self.team.matrices, self.team.vectors]
+            self.grad_norm = nn.utils.clip_grad_norm_(vectors, config.grad_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         with _uninterrupted():  # the weights and the step must agree in a checkpoint
@@ -143,8 +146,10 @@ class Trainer:
             step=self.step,
             **losses,
             learning_rate=self.learning_rate(),
+            grad_norm=None if self.grad_norm is None else self.grad_norm.item(),
             ms_per_step=per_step and 1e3 * per_step,
             tokens_per_second=per_step and tokens / per_step,
+            sample=self.sample(),
         )
         # best before last: whoever resumes from last finds in best what it remembers
         if self.best_loss is None or losses["val_loss"] < self.best_loss:
@@ -159,6 +164,12 @@ class Trainer:
         """The mean loss over some batches of either split, the same ones at every evaluation."""
         n = self.config.eval_iters
         return {f"{split}_loss": sum(self.team.losses(split, n)) / n for split in ("train", "val")}
+
+    def sample(self) -> str:
+        """What the model writes now: a context of at most 64 tokens, with the same dice always."""
+        length = min(64, self.config.model.block_size)
+        tokenizer, seed = self.corpus.tokenizer, self.config.seed
+        return "".join(generate_text(self.model, tokenizer, "", length, Sampling(), seed))
 
     def finish(self) -> None:
         """Measure the best model on the whole validation split, draw the curves, print a sample."""

@@ -29,7 +29,7 @@ def text_file(tmp_path, text):
 @pytest.fixture
 def script(tmp_path):
     """script("train.py", "--seed", 3) runs it in a directory of its own, and returns what it did;
-    `start=True` returns the running process instead."""
+    `start=True` returns the running process instead. A name without .py is a module's."""
     environment = os.environ | {
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
@@ -41,7 +41,8 @@ def script(tmp_path):
     }
 
     def run(name, *arguments, start=False):
-        command = [sys.executable, str(REPOSITORY / name), *map(str, arguments)]
+        program = [str(REPOSITORY / name)] if name.endswith(".py") else ["-m", name]
+        command = [sys.executable, *program, *map(str, arguments)]
         options = {"cwd": tmp_path, "env": environment, "text": True, "encoding": "utf-8"}
         if start:
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -57,6 +57,9 @@ def test_it_learns_and_tells(config, capsys):
     assert lines[3]["learning_rate"] == pytest.approx(1e-4)
     assert lines[0]["tokens_per_second"] is None
     assert lines[1]["tokens_per_second"] == pytest.approx(128e3 / lines[1]["ms_per_step"])
+    assert lines[0]["grad_norm"] is None
+    assert lines[1]["grad_norm"] > 0
+    assert [len(line["sample"]) for line in lines[:4]] == [16] * 4  # a context
     assert lines[4]["full_val_loss"] == pytest.approx(lines[3]["val_loss"], abs=0.2)
     assert {path.name for path in run.path.iterdir()} == {
         "best.safetensors", "last.safetensors", "config.json", "metrics.jsonl", "loss.png"
