@@ -10,8 +10,9 @@ the operators and methods, `nn/` the layers, `optim/` the optimizers.
 
 import numpy as np
 
-from . import autograd, nn, optim, random
+from . import amp, autograd, nn, optim, random
 from .arrays import promote_types
+from .autocast_mode import autocast, is_autocast_enabled
 from .creation import (
     allclose,
     arange,

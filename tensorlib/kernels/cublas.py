@@ -57,11 +57,14 @@ def use_tf32(on: bool = True) -> None:
     _tf32 = on
 
 
-def product(a: Array, b: Array) -> Array:
-    """a @ b on either machine: NumPy's or CuPy's own, and `matmul` in 16 bits and in TF32."""
+def product(a: Array, b: Array, out: Array | None = None, dtype: Any = None) -> Array:
+    """a @ b on either machine: NumPy's or CuPy's own, and `matmul` in 16 bits and in TF32.
+
+    dtype: what the result may have instead of the dtype of a and b; only `matmul` makes use of it.
+    """
     if type(a) is np.ndarray or not (a.dtype.itemsize == 2 or (_tf32 and a.dtype == np.float32)):
-        return np.matmul(a, b)
-    return matmul(a, b)
+        return np.matmul(a, b, out=out)
+    return matmul(a, b, out=out, dtype=dtype)
 
 
 def matmul(
