@@ -41,6 +41,7 @@ from .creation import (
 )
 from .device import cuda
 from .grad_mode import is_grad_enabled, no_grad
+from .kernels.cublas import set_float32_matmul_precision
 from .ops import (
     abs,
     add,

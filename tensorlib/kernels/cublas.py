@@ -51,10 +51,13 @@ SIGNATURES = {
 _tf32 = False
 
 
-def use_tf32(on: bool = True) -> None:
-    """Whether products of float32 matrices round their operands to TF32 (10 bits of mantissa)."""
+def set_float32_matmul_precision(precision: str) -> None:
+    """How exact products of float32 matrices on a GPU are: "highest" (the default), or "high",
+    which rounds their operands to TF32 (10 bits of mantissa) and is several times as fast."""
     global _tf32
-    _tf32 = on
+    if precision not in ("highest", "high"):
+        raise ValueError(f"the precision is 'highest' or 'high', not {precision!r}")
+    _tf32 = precision == "high"
 
 
 def product(a: Array, b: Array, out: Array | None = None, dtype: Any = None) -> Array:

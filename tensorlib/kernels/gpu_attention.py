@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..device import library
+from ..device import compute_capability, library
 from . import cpu
 
 Array = Any
@@ -102,13 +102,8 @@ def _flash(q: Array, k: Array, v: Array, scale: float) -> bool:
         and size in range(16, 129, 16)
         and min(q.size, k.size) > 0
         and scale > 0
-        and _compute_capability() >= 80
+        and compute_capability() >= 80
     )
-
-
-@functools.cache
-def _compute_capability() -> int:
-    return int(library("cuda").cuda.Device().compute_capability)
 
 
 def _heads(x: Array, lead: tuple[int, ...]) -> Array:

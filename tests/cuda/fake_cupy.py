@@ -508,5 +508,11 @@ def _forget():
     from tensorlib import device
     from tensorlib.kernels import cpu, cublas, philox
 
-    for cached in (device._cupy, philox._multipliers, cpu._future, cublas._handle):
+    for cached in (
+        device._cupy,
+        philox._multipliers,
+        cpu._future,
+        cublas._handle,
+        device.compute_capability,
+    ):
         cached.cache_clear()

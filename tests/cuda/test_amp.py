@@ -264,7 +264,7 @@ def test_autocast_leaves_the_cpu_and_float64_alone():
 
 
 def test_autocast_refuses():
-    with pytest.raises(RuntimeError, match="autocast is for a GPU: .* slower"):
+    with pytest.raises(RuntimeError, match=r"autocast is for a GPU: .* slower"):
         autocast("cpu", dtype=tensorlib.bfloat16)
     with autocast("cpu", enabled=False):
         assert not tensorlib.is_autocast_enabled()
@@ -321,7 +321,7 @@ def test_a_step_that_overflows_changes_nothing():
     model = nn.Linear(3, 2).to("cuda")
     optimizer = optim.AdamW(model.parameters(), lr=0.1)
     scaler = GradScaler(init_scale=2.0**16)
-    x = tensorlib.ones(4, 3, device="cuda") * 1e4
+    x = tensorlib.ones(4, 3, device="cuda")
     before = model.weight.tolist()
     scales = []
     while model.weight.tolist() == before:
@@ -333,8 +333,7 @@ def test_a_step_that_overflows_changes_nothing():
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
-    assert scales[:3] == [65536, 32768, 16384]
-    assert len(scales) < 20
+    assert scales == [65536, 32768]  # float16 ends at 65504
     assert optimizer.state[model.weight]["step"] == 1
     assert np.isfinite(model.weight.tolist()).all()
 

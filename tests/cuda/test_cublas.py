@@ -120,16 +120,18 @@ def test_16_bits_are_added_up_in_float32():
 def test_tf32(machine):
     a, b = there(np.full((1, 1), 1 + 2**-12, np.float32)), there(np.ones((1, 1), np.float32))
     assert here(cublas.product(a, b)).item() == 1 + 2**-12
-    cublas.use_tf32()
+    tensorlib.set_float32_matmul_precision("high")
     try:
         assert here(cublas.product(a, b)).item() == 1 or machine == "GPU"  # cuBLAS need not use it
         x, y = random((64, 64)), random((64, 64))
         same(cublas.product(x, y), here(x) @ here(y), "float16")  # as many bits of mantissa
     finally:
-        cublas.use_tf32(False)
+        tensorlib.set_float32_matmul_precision("highest")
 
 
 def test_mistakes():
+    with pytest.raises(ValueError, match="'highest' or 'high', not 'tf32'"):
+        tensorlib.set_float32_matmul_precision("tf32")
     a, b = random((4, 6)), random((6, 5))
     for left, right, options, error in (
         (a, a, {}, ValueError),
