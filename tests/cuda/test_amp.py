@@ -5,6 +5,7 @@ numbers (FakeTensorMode); its numbers are those of autocast on the CPU, where th
 lists.
 """
 
+import dataclasses
 import threading
 
 import fake_cupy
@@ -16,6 +17,14 @@ from harness import integers
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tensorlib
+from gpt import GPTConfig, UserError, cli
+from gpt.checkpoint import Checkpoint
+from gpt.config import TrainConfig
+from gpt.data import Corpus
+from gpt.precision import Precision
+from gpt.run import Run
+from gpt.training import Trainer
+from tensorlib import device as devices
 from tensorlib import nn, optim, random
 from tensorlib.amp import GradScaler, autocast
 from tensorlib.kernels import cublas
@@ -403,3 +412,94 @@ def test_grad_scaler_s_mistakes():
     half.grad = tensorlib.ones(3, dtype=tensorlib.float16)
     with pytest.raises(ValueError, match="gradients in float16"):
         GradScaler().unscale_(optim.SGD([half], lr=1.0))
+
+
+# ---- train.py --dtype ----------------------------------------------------------------------------
+
+TEXT = "".join(f"the {word} jumps over {i}\n" for i in range(60) for word in ("fox", "dog", "cat"))
+
+
+def trainer(path, dtype, device="cuda", **changes):
+    corpus = Corpus.from_text("text", TEXT, block_size=8)
+    size = {"block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.1}
+    model = GPTConfig(**size, vocab_size=corpus.tokenizer.vocab_size, activation="gelu")
+    config = TrainConfig(batch_size=4, eval_iters=2, warmup_iters=2, model=model, dtype=dtype)
+    config = dataclasses.replace(config, out=path / f"run-{len(list(path.iterdir()))}", **changes)
+    return Trainer(config, corpus, Run.create(config), device)
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "bfloat16", "float16"])
+def test_training_learns_as_in_float32(dtype, tmp_path, monkeypatch):
+    if dtype == "tf32":
+        monkeypatch.setattr(cublas, "_tf32", True)
+    narrow, wide = (trainer(tmp_path, d, learning_rate=1e-2) for d in (dtype, "float32"))
+    assert narrow.estimate_loss() == pytest.approx(wide.estimate_loss(), abs=1e-2)
+    for _ in range(20):
+        narrow.update()
+        wide.update()
+    losses = narrow.estimate_loss()
+    assert losses["val_loss"] < 3.0 < np.log(narrow.config.model.vocab_size)
+    assert losses == pytest.approx(wide.estimate_loss(), abs=0.1)
+    checkpoint = narrow.checkpoint(with_moments=True)
+    assert {x.dtype.name for x in checkpoint.tensors.values()} == {"float32"}
+
+
+def test_a_step_in_bfloat16_does_not_wait(machine, tmp_path):
+    if machine == "GPU":
+        pytest.skip("CuPy does not see what our own cuBLAS waits for")
+    run = trainer(tmp_path, "bfloat16", grad_clip=0.5)
+    run.update()
+    with fake_cupy.no_synchronisation():
+        run.update()
+
+
+def test_float16_goes_on_bit_for_bit(tmp_path):
+    run = trainer(tmp_path, "float16")
+    run.precision.scaler.update(2.0**127)  # so that a few steps are skipped
+    for _ in range(4):
+        run.update()
+    checkpoint = run.checkpoint(with_moments=True)
+    assert run.precision.scaler.get_scale() == 2.0**123
+    assert "optimizer.step" not in checkpoint.tensors  # all steps have been skipped until now
+    run.precision.scaler.update(2.0**16)
+    for _ in range(5):
+        run.update()
+    path = tmp_path / "last.safetensors"
+    run.checkpoint(with_moments=True).save(path)
+    assert Checkpoint.load(path).tensors["optimizer.step"] == 5
+    other = trainer(tmp_path, "float16")
+    other.resume(Checkpoint.load(path))
+    assert other.precision.scaler.state_dict() == run.precision.scaler.state_dict()
+    for _ in range(3):
+        assert other.update().item() == run.update().item()
+    for name, x in run.model.state_dict().items():
+        assert other.model.state_dict()[name].tolist() == x.tolist()
+
+
+def test_auto_takes_what_the_gpu_has(machine, monkeypatch):
+    if machine == "GPU":
+        pytest.skip("there is one GPU, not two")
+    for capability, dtype in (("75", "float16"), ("80", "bfloat16"), ("90", "bfloat16")):
+        monkeypatch.setattr(fake_cupy.Device, "compute_capability", capability)
+        devices.compute_capability.cache_clear()
+        assert Precision("auto", "cuda").dtype == dtype
+    monkeypatch.setattr(fake_cupy.Device, "compute_capability", "75")
+    devices.compute_capability.cache_clear()
+    for dtype in ("bfloat16", "tf32"):
+        with pytest.raises(UserError, match=f"^--dtype {dtype} needs a GPU .* --dtype float16$"):
+            Precision(dtype, "cuda")
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "bfloat16", "float16"])
+def test_a_cpu_has_float32_only(dtype):
+    message = f"^--dtype {dtype} is for a GPU, this computes on the CPU: --dtype float32$"
+    with pytest.raises(UserError, match=message):
+        cli.prepare_device(cli.train_config(["--device", "cpu", "--dtype", dtype]))
+    assert Precision("auto", "cpu").dtype == "float32"
+
+
+def test_the_flag_switches_tf32(monkeypatch):
+    monkeypatch.setattr(cublas, "_tf32", False)
+    for dtype in ("tf32", "float32"):
+        cli.prepare_device(cli.train_config(["--device", "gpu", "--dtype", dtype]))
+        assert cublas._tf32 == (dtype == "tf32")
