@@ -60,7 +60,9 @@ def _found(dtype: DType, device: str) -> str:
             )
         return "float32"
     if dtype == "auto":
-        return "bfloat16" if compute_capability() >= 80 else "float16"
-    if dtype in ("bfloat16", "tf32") and compute_capability() < 80:
+        dtype = "bfloat16" if compute_capability() >= 80 else "float16"
+    elif dtype in ("bfloat16", "tf32") and compute_capability() < 80:
         raise UserError(f"--dtype {dtype} needs a GPU from 2020 on (Ampere): --dtype float16")
+    if dtype == "bfloat16" and not hasattr(tensorlib, "bfloat16"):
+        raise UserError("--dtype bfloat16 needs a package more: pip install ml_dtypes")
     return dtype

@@ -6,8 +6,10 @@ lists.
 """
 
 import dataclasses
+import sys
 import threading
 
+import emulator
 import fake_cupy
 import harness
 import numpy as np
@@ -25,7 +27,7 @@ from gpt.precision import Precision
 from gpt.run import Run
 from gpt.training import Trainer
 from tensorlib import device as devices
-from tensorlib import nn, optim, random
+from tensorlib import kernels, nn, optim, random
 from tensorlib.amp import GradScaler, autocast
 from tensorlib.kernels import cublas
 from tensorlib.nn import functional as F
@@ -444,6 +446,19 @@ def test_training_learns_as_in_float32(dtype, tmp_path, monkeypatch):
     assert {x.dtype.name for x in checkpoint.tensors.values()} == {"float32"}
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+def test_fused_kernels_in_16_bits(dtype, machine, tmp_path, monkeypatch):
+    if machine == "stand-in" and emulator.missing:
+        pytest.skip(emulator.missing)
+    monkeypatch.setattr(kernels, "_gpu", kernels.cpu)  # which is put back
+    losses = []
+    for fused in (True, False):
+        kernels.use_fused(fused)
+        run = trainer(tmp_path, dtype)
+        losses.append([run.update().item() for _ in range(3)])
+    np.testing.assert_allclose(*losses, atol=TOLERANCE[dtype])
+
+
 def test_a_step_in_bfloat16_does_not_wait(machine, tmp_path):
     if machine == "GPU":
         pytest.skip("CuPy does not see what our own cuBLAS waits for")
@@ -488,6 +503,12 @@ def test_auto_takes_what_the_gpu_has(machine, monkeypatch):
     for dtype in ("bfloat16", "tf32"):
         with pytest.raises(UserError, match=f"^--dtype {dtype} needs a GPU .* --dtype float16$"):
             Precision(dtype, "cuda")
+
+
+def test_bfloat16_needs_ml_dtypes(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(UserError, match="pip install ml_dtypes$"):
+        Precision("bfloat16", "cuda")
 
 
 @pytest.mark.parametrize("dtype", ["tf32", "bfloat16", "float16"])
