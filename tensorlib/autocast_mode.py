@@ -44,7 +44,7 @@ class autocast(ContextDecorator):  # noqa: N801
                 "autocast is for a GPU: in 16 bits NumPy computes slower than in float32, not "
                 "faster; leave it out on the CPU, or say enabled=False"
             )
-        if dtype.name not in ("float16", "bfloat16"):
+        if enabled and dtype.name not in ("float16", "bfloat16"):
             raise RuntimeError(f"autocast computes in bfloat16 or float16, not in {dtype}")
         self._dtype = dtype if enabled else None
         self._before: list[Any] = []

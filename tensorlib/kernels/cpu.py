@@ -345,7 +345,7 @@ def attention(
     added, broadcast to (…, L, S). causal: position i sees the positions up to i. bits: 16-bit
     integers (…, L, S) for dropout, or None. A position that may see nothing yields 0.
     Returns y, and for backward of each part, of each block of rows, the attention weights before
-    dropout and which of them were kept.
+    dropout and which of them were kept. In 16 bits on a GPU it is `half_attention`.
     Vaswani et al., Attention Is All You Need (2017).
     """
     if q.dtype.itemsize == 2 and device_of(q) != "cpu":

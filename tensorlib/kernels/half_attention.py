@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import peak
 from .cublas import matmul
 
 Array = Any
@@ -38,7 +39,7 @@ def attention(
         allowed = mask.dtype == bool
         scores = np.where(mask, scores, np.float32(-np.inf)) if allowed else scores + mask
         scores = scores.astype(np.float32, copy=False)
-    highest = scores.max(axis=-1, keepdims=True)
+    highest = peak(scores, -1)
     np.exp(scores - np.where(highest == -np.inf, np.float32(0), highest), out=scores)
     total = scores.sum(axis=-1, keepdims=True)
     scores /= np.where(total == 0, np.float32(1), total)  # a row that may see nothing yields 0
