@@ -507,7 +507,7 @@ def test_auto_takes_what_the_gpu_has(machine, monkeypatch):
 
 def test_bfloat16_needs_ml_dtypes(monkeypatch):
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    with pytest.raises(UserError, match="pip install ml_dtypes$"):
+    with pytest.raises(UserError, match=r"pip install ml_dtypes$"):
         Precision("bfloat16", "cuda")
 
 
