@@ -90,11 +90,12 @@ class Checkpoint:
         """Put the weights into `model` and, where given, the moments into `optimizer`."""
         tensors = {k: tensorlib.from_numpy(x).to(model.device) for k, x in self.tensors.items()}
         model.load_state_dict({name: tensors[name] for name in model.state_dict()})
-        if optimizer is None or self.step == 0:  # before the first step there are no moments
-            return
+        if optimizer is None or not any(name.startswith("optimizer.") for name in tensors):
+            return  # before the first step there are no moments
+        step = int(tensors["optimizer.step"]) if "optimizer.step" in tensors else self.step
         state = optimizer.state_dict()
         for i, named in enumerate(model.parameter_groups()):
-            state["state"][i] = {"step": self.step} | {
+            state["state"][i] = {"step": step} | {
                 m: parameters_to_vector(tensors[f"optimizer.{m}.{name}"] for name in named)
                 for m in _MOMENTS
             }

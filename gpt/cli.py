@@ -22,7 +22,9 @@ import tyro
 
 from gpt.checkpoint import Checkpoint
 from gpt.config import PRESETS, RunConfig, SampleConfig, TrainConfig, UserError
+from gpt.precision import Precision
 from gpt.run import Run
+from tensorlib import set_float32_matmul_precision
 from tensorlib.device import CuPyError, canonical, check, out_of_memory
 from tensorlib.kernels import use_fused
 
@@ -95,6 +97,9 @@ def prepare_device(config: RunConfig | SampleConfig) -> str:
     if config.kernels == "fused" and device == "cpu":
         raise UserError("--kernels fused is for a GPU, this computes on the CPU: --kernels plain")
     use_fused(config.kernels == "fused")
+    if isinstance(config, RunConfig):
+        Precision(config.dtype, device)  # complains
+        set_float32_matmul_precision("high" if config.dtype == "tf32" else "highest")
     return device
 
 

@@ -16,6 +16,7 @@ import tyro
 
 Device = Literal["auto", "cpu", "gpu", "cuda"]
 Kernels = Literal["plain", "fused"]
+DType = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 Preset = Literal["auto", "nanogpt-cpu", "video", "notebook"]
 
 
@@ -109,6 +110,8 @@ class RunConfig:
     """Where to compute; auto takes a GPU if there is one."""
     kernels: Kernels = "plain"
     """On a GPU: CuPy's operations, or our own in CUDA C++."""
+    dtype: DType = "float32"
+    """Of products of matrices on a GPU; auto: bfloat16 if it has it, else float16."""
     preset: Preset = "auto"
     """Sets the defaults below; auto: nanogpt-cpu on a CPU, video on a GPU."""
     out: Annotated[Path | None, _default("the next free runs/<n>")] = None

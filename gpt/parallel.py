@@ -26,6 +26,7 @@ from gpt import machine
 from gpt.config import Stream, TrainConfig, UserError
 from gpt.data import Batches, Corpus
 from gpt.model import GPT
+from gpt.precision import Precision
 from tensorlib import Tensor, nn
 from tensorlib.device import move
 from tensorlib.nn.utils import parameters_to_vector, vector_to_parameters
@@ -34,11 +35,15 @@ _DIED = "a worker process has died, perhaps for want of memory; go on with --res
 
 
 class Share:
-    """One process's part of the work: some rows of every batch, and any batch of an evaluation."""
+    """One process's part of the work: some rows of every batch, and any batch of an evaluation.
+
+    precision: in which numbers it computes; its scaler has scaled the gradients.
+    """
 
     def __init__(self, config: TrainConfig, corpus: Corpus, model: GPT, rows: range) -> None:
         self.config, self.model, self.rows = config, model, rows
         self.parameters = [p for named in model.parameter_groups() for p in named.values()]
+        self.precision = Precision(config.dtype, model.device)
         B, T = config.batch_size, config.model.block_size
         train, val = (move(tokens, model.device) for tokens in (corpus.train, corpus.val))
         self.batch = Batches(train, B, T, config.seed, Stream.TRAIN_BATCH)
@@ -53,11 +58,11 @@ class Share:
         rows = slice(self.rows.start, self.rows.stop)
         x, y = self.batch(step)
         dropout = tensorlib.random.counter(self.config.seed, Stream.DROPOUT, step, rows=self.rows)
-        with dropout:
+        with dropout, self.precision.autocast():
             _, loss = self.model(x[rows], y[rows])
         assert loss is not None
         loss = loss * (len(self.rows) / self.config.batch_size)
-        loss.backward()
+        self.precision.scaler.scale(loss).backward()
         grads = [p.grad.array.reshape(-1) for p in self.parameters if p.grad is not None]
         np.concatenate(grads, out=out)
         for p in self.parameters:
@@ -68,7 +73,7 @@ class Share:
         """The mean loss of each of these batches, or of these windows of the whole split."""
         batches = self.evaluation[split]
         choose: Callable = batches.window if windows else batches
-        with self.model.evaluating(), tensorlib.no_grad():
+        with self.model.evaluating(), tensorlib.no_grad(), self.precision.autocast():
             losses = [self.model(*choose(i))[1] for i in indices]
         return [loss.item() for loss in losses]
 

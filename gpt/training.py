@@ -82,6 +82,7 @@ class Trainer:
             self.processes = config.processes or machine.processes(config.batch_size, self.flops())
             machine.prepare(threads=max(machine.cores() // self.processes, 1))
         self.team = Team(config, corpus, self.model, self.processes)
+        self.precision = self.team.share.precision
         self.optimizer = make_optimizer([self.team.matrices], [self.team.vectors], config)
         self._mark = (self.step, time.perf_counter())  # since when the speed is measured
 
@@ -113,13 +114,16 @@ class Trainer:
         """One training step. Returns the loss of its batch, before the update."""
         config = self.config
         loss = self.team.gradient(self.step)
+        scaler = self.precision.scaler
+        scaler.unscale_(self.optimizer)
         if config.grad_clip:
             vectors = [self.team.matrices, self.team.vectors]
             self.grad_norm = nn.utils.clip_grad_norm_(vectors, config.grad_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         with _uninterrupted():  # the weights and the step must agree in a checkpoint
-            self.optimizer.step()
+            scaler.step(self.optimizer)
+            scaler.update()
             self.step += 1
         return loss
 
@@ -197,12 +201,14 @@ class Trainer:
         tensors = dict(self.model.state_dict())
         if with_moments:
             tensors |= optimizer_tensors(self.model, self.optimizer)
+            tensors |= self.precision.tensors(self.optimizer)
         tokenizer, sha256 = self.corpus.tokenizer, self.corpus.sha256
         return Checkpoint(self.config, tokenizer, self.step, self.best_loss, sha256, tensors)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go back to where `checkpoint` stood, reports included."""
         checkpoint.restore(self.model, self.optimizer)
+        self.precision.restore(checkpoint.tensors)
         self.step, self.best_loss = checkpoint.step, checkpoint.best_loss
         self.run.rewind(self.step)
         self._mark = (self.step, time.perf_counter())
@@ -212,9 +218,10 @@ class Trainer:
         config, corpus = self.config, self.corpus
         B, T = config.batch_size, config.model.block_size
         processes = f", {self.processes} processes" if self.processes > 1 else ""
+        dtype = f", {self.precision.dtype}" if self.precision.dtype != "float32" else ""
         return "\n".join(
             (
-                f"device      {self.device}{processes}",
+                f"device      {self.device}{processes}{dtype}",
                 f"text        {corpus.name}: {len(corpus.train):,} tokens to learn, "
                 f"{len(corpus.val):,} to validate",
                 f"model       {self.model.num_parameters():,} parameters, "

@@ -10,8 +10,9 @@ the operators and methods, `nn/` the layers, `optim/` the optimizers.
 
 import numpy as np
 
-from . import autograd, gradcheck, nn, optim, random
+from . import amp, autograd, gradcheck, nn, optim, random
 from .arrays import promote_types
+from .autocast_mode import autocast, is_autocast_enabled
 from .creation import (
     allclose,
     arange,
@@ -41,6 +42,7 @@ from .creation import (
 from .device import cuda
 from .grad_mode import is_grad_enabled, no_grad
 from .graph import draw_graph
+from .kernels.cublas import set_float32_matmul_precision
 from .ops import (
     abs,
     add,

@@ -92,6 +92,12 @@ def check(device: str) -> None:
         raise CuPyError(error) from None
 
 
+@functools.cache
+def compute_capability() -> int:
+    """The generation of the GPU: 75 for Turing, 80 for Ampere, 90 for Hopper."""
+    return int(_cupy().cuda.Device().compute_capability)
+
+
 def out_of_memory(error: MemoryError) -> str:
     """What is to be said of a MemoryError: on a GPU how much was asked for, how much is free."""
     if not type(error).__module__.startswith("cupy"):

@@ -20,6 +20,8 @@ import numpy as np
 
 from ..arrays import is_outside, peak, sum_rows, vecdot
 from ..device import device_of, library
+from . import half_attention
+from .cublas import product
 from .erf import erf
 from .philox import philox as philox
 
@@ -81,16 +83,24 @@ def gelu(x: Array, approximate: bool) -> Array:
 
     Hendrycks & Gimpel, Gaussian Error Linear Units (2016).
     """
-    return x * (_tanh_cdf(x)[0] if approximate else _normal_cdf(x))
+    wide = _wide(x)
+    y = wide * (_tanh_cdf(wide)[0] if approximate else _normal_cdf(wide))
+    return y.astype(x.dtype, copy=False)
 
 
 def gelu_backward(dy: Array, x: Array, approximate: bool) -> Array:
     """dx = dy (Φ(x) + x Φ′(x))."""
+    dy, x = _wide(dy), _wide(x)
     if approximate:
         cdf, slope = _tanh_cdf(x)
     else:
         cdf, slope = _normal_cdf(x), np.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
     return dy * (cdf + x * slope)
+
+
+def _wide(x: Array) -> Array:
+    """x in float32, if it has 16 bits: too few for what comes between."""
+    return x.astype(np.float32) if x.dtype.itemsize == 2 else x
 
 
 def _normal_cdf(x: Array) -> Array:
@@ -115,21 +125,24 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
         # As in sampling: the weight is all that is read, and vecdot reads fastest.
         y = vecdot(weight, rows)[None]
     else:
-        y = np.matmul(rows, weight.T)
+        y = product(rows, weight.T)
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def linear_backward(
-    dy: Array, x: Array, weight: Array, needed: list[bool]
+    dy: Array, x: Array, weight: Array, needed: list[bool], dtype: Any = None
 ) -> tuple[Array | None, Array | None, Array | None]:
-    """dx = dy W, dW = dyᵀ x, db = Σ dy over the rows; None for what is not `needed`."""
+    """dx = dy W, dW = dyᵀ x, db = Σ dy over the rows; None for what is not `needed`.
+
+    dtype: what a GPU may keep dW in, where its operands are in 16 bits.
+    """
     rows = math.prod(x.shape[:-1])
     dy = dy.reshape(rows, dy.shape[-1])
     return (
-        np.matmul(dy, weight).reshape(x.shape) if needed[0] else None,
-        np.matmul(dy.T, x.reshape(rows, x.shape[-1])) if needed[1] else None,
+        product(dy, weight).reshape(x.shape) if needed[0] else None,
+        product(dy.T, x.reshape(rows, x.shape[-1]), dtype=dtype) if needed[1] else None,
         sum_rows(dy) if needed[2] else None,
     )
 
@@ -325,16 +338,18 @@ def attention(
     scale: float,
     bits: Array | None,
     threshold: int,
-) -> tuple[Array, list]:
+) -> tuple[Array, Any]:
     """y = dropout(softmax(q kᵀ · scale + mask)) v.
 
     q (…, L, E), k (…, S, E), v (…, S, D); y (…, L, D). mask: bool (True: may be attended to) or
     added, broadcast to (…, L, S). causal: position i sees the positions up to i. bits: 16-bit
     integers (…, L, S) for dropout, or None. A position that may see nothing yields 0.
     Returns y, and for backward of each part, of each block of rows, the attention weights before
-    dropout and which of them were kept.
+    dropout and which of them were kept. In 16 bits on a GPU it is `half_attention`.
     Vaswani et al., Attention Is All You Need (2017).
     """
+    if q.dtype.itemsize == 2 and device_of(q) != "cpu":
+        return half_attention.attention(q, k, v, mask, causal, scale, bits, threshold)
     lead = q.shape[:-2]
     if not lead == k.shape[:-2] == v.shape[:-2]:
         lead = np.broadcast_shapes(lead, k.shape[:-2], v.shape[:-2])
@@ -366,7 +381,7 @@ def _attention(
     else:
         q = q * q.dtype.type(scale)
     for rows, seen in _blocks(q.shape[-2], k.shape[-2], causal, device_of(q)):
-        scores = np.matmul(q[..., rows, :], keys[..., seen])
+        scores = product(q[..., rows, :], keys[..., seen])
         if causal:
             later = scores[..., rows.start :]
             later += _future(*later.shape[-2:], q.dtype, device_of(q))
@@ -380,19 +395,21 @@ def _attention(
             weights = _softmax_of_masked(scores, -1)
         keep_here = None if keep is None else keep[..., rows, seen]
         kept = weights if keep_here is None else weights * keep_here
-        np.matmul(kept, v[..., seen, :], out=y[..., rows, :])
+        product(kept, v[..., seen, :], out=y[..., rows, :])
         saved.append((weights, keep_here))
     return saved
 
 
 def attention_backward(
-    dy: Array, q: Array, k: Array, v: Array, saved: list, causal: bool, scale: float, threshold: int
+    dy: Array, q: Array, k: Array, v: Array, saved: Any, causal: bool, scale: float, threshold: int
 ) -> tuple[Array, Array, Array, Array | None]:
     """The gradients of q, k, v and of a mask that was added (of the scores, if there was a mask).
 
     With kept = dropout(weights): dv = keptᵀ dy, dkept = dy vᵀ; through dropout and softmax to
     dscores; dq = dscores k · scale, dk = dscoresᵀ q · scale.
     """
+    if q.dtype.itemsize == 2 and device_of(q) != "cpu":
+        return half_attention.attention_backward(dy, q, k, v, saved, scale, threshold)
     if threshold:
         dy = dy * _dropout_scale(threshold, dy.dtype)
     lead = dy.shape[:-2]
@@ -425,13 +442,13 @@ def _attention_backward(
     for (rows, seen), (weights, keep) in reversed(blocks):  # the last block sees most
         dy_here = dy[..., rows, :]
         kept = weights if keep is None else weights * keep
-        dv_here = np.matmul(kept.swapaxes(-1, -2), dy_here)
-        dweights = np.matmul(dy_here, values[..., seen])
+        dv_here = product(kept.swapaxes(-1, -2), dy_here)
+        dweights = product(dy_here, values[..., seen])
         if keep is not None:
             dweights *= keep
         dscores = softmax_backward(dweights, weights, -1)
-        np.matmul(dscores, k[..., seen, :], out=dq[..., rows, :])
-        dk_here = np.matmul(dscores.swapaxes(-1, -2), q[..., rows, :])
+        product(dscores, k[..., seen, :], out=dq[..., rows, :])
+        dk_here = product(dscores.swapaxes(-1, -2), q[..., rows, :])
         for total, here in ((dk, dk_here), (dv, dv_here)):
             if rows.stop < q.shape[-2]:
                 total[..., seen, :] += here

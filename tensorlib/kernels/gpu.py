@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..device import library
+from .cublas import product
 from .gpu_attention import (  # noqa: F401  (kernels of this module, too)
     attention,
     attention_backward,
@@ -168,20 +169,20 @@ def gelu_backward(dy: Array, x: Array, approximate: bool) -> Array:
 
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """The products of matrices are cuBLAS's; always of two dimensions, see the notes on CuPy."""
-    y = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ weight.T
+    y = product(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), weight.T)
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def linear_backward(
-    dy: Array, x: Array, weight: Array, needed: list[bool]
+    dy: Array, x: Array, weight: Array, needed: list[bool], dtype: Any = None
 ) -> tuple[Array | None, Array | None, Array | None]:
     rows = math.prod(x.shape[:-1])
     dy = dy.reshape(rows, dy.shape[-1])
     return (
-        (dy @ weight).reshape(x.shape) if needed[0] else None,
-        dy.T @ x.reshape(rows, x.shape[-1]) if needed[1] else None,
+        product(dy, weight).reshape(x.shape) if needed[0] else None,
+        product(dy.T, x.reshape(rows, x.shape[-1]), dtype=dtype) if needed[1] else None,
         _column_sums(dy)[0] if needed[2] else None,
     )
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..device import library
+from ..device import compute_capability, library
 from . import cpu
 
 Array = Any
@@ -27,6 +27,12 @@ _TILE_ROWS = {  # that it keeps in shared memory
 }
 _SCALARS = {"float16": "__half", "bfloat16": "__nv_bfloat16"}
 _SOURCES = Path(__file__).with_name("cuda")
+
+
+class _Plain(NamedTuple):
+    """What `cpu.attention` saved."""
+
+    weights: Any
 
 
 def attention(
@@ -48,9 +54,8 @@ def attention(
     Dao, FlashAttention-2 (2023).
     """
     if mask is not None or not _flash(q, k, v, scale):
-        wide_q, wide_k, wide_v, mask = (_widened(x) for x in (q, k, v, mask))
-        y, weights = cpu.attention(wide_q, wide_k, wide_v, mask, causal, scale, bits, threshold)
-        return y.astype(q.dtype, copy=False), weights
+        y, weights = cpu.attention(q, k, v, mask, causal, scale, bits, threshold)
+        return y, _Plain(weights)
     lead = q.shape[:-2]
     if not lead == k.shape[:-2] == v.shape[:-2]:
         lead = np.broadcast_shapes(lead, k.shape[:-2], v.shape[:-2])
@@ -70,13 +75,8 @@ def attention_backward(
     dy: Array, q: Array, k: Array, v: Array, saved: Any, causal: bool, scale: float, threshold: int
 ) -> tuple[Array, Array, Array, Array | None]:
     """The gradients of q, k, v and of a mask that was added, as `cpu.attention_backward`."""
-    if isinstance(saved, list):
-        wide_dy, wide_q, wide_k, wide_v = (_widened(x) for x in (dy, q, k, v))
-        *grads, dmask = cpu.attention_backward(
-            wide_dy, wide_q, wide_k, wide_v, saved, causal, scale, threshold
-        )
-        dq, dk, dv = (x.astype(q.dtype, copy=False) for x in grads)
-        return dq, dk, dv, dmask
+    if isinstance(saved, _Plain):
+        return cpu.attention_backward(dy, q, k, v, saved.weights, causal, scale, threshold)
     lead = dy.shape[:-2]
     dy, q, k, v = (_heads(x, lead) for x in (dy, q, k, v))
     (B, H, L, D), S = q.shape, k.shape[2]
@@ -114,18 +114,8 @@ def _flash(q: Array, k: Array, v: Array, scale: float) -> bool:
         and size in range(16, 129, 16)
         and min(q.size, k.size) > 0
         and scale > 0
-        and _compute_capability() >= 80
+        and compute_capability() >= 80
     )
-
-
-@functools.cache
-def _compute_capability() -> int:
-    return int(library("cuda").cuda.Device().compute_capability)
-
-
-def _widened(x: Array | None) -> Array | None:
-    """16-bit floats as float32: CuPy's batched product of bfloat16 is broken."""
-    return x if x is None or x.dtype.name not in _SCALARS else x.astype(np.float32)
 
 
 def _heads(x: Array, lead: tuple[int, ...]) -> Array:

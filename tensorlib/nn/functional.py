@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .. import ops, random
-from ..arrays import is_outside, require_floating
+from ..arrays import is_outside, promote, require_floating
+from ..autocast_mode import in_float32, lowered
 from ..autograd import operation
 from ..device import device_of
 from ..kernels import kernels
@@ -46,6 +47,7 @@ def silu(x):
 
 
 @operation
+@in_float32
 def _masked_softmax(x, mask, dim):
     y = kernels(x).masked_softmax(x, mask, dim)
     return y, (lambda grad: kernels(grad).softmax_backward(grad, y, dim),)
@@ -64,8 +66,11 @@ def masked_softmax(input: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
 
 @operation
 def _linear(x, weight, bias):
+    dtype = weight.dtype  # of the master weight, and of its gradient
+    x, weight, bias = lowered(x, weight, bias)
+    require_floating("linear", x, weight, bias)
     return kernels(x).linear(x, weight, bias), (
-        lambda grad, needed: kernels(grad).linear_backward(grad, x, weight, needed)
+        lambda grad, needed: kernels(grad).linear_backward(grad, x, weight, needed, dtype)
     )
 
 
@@ -76,7 +81,6 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"linear: input {input.shape} and weight {weight.shape} do not fit: "
             "the last size of the input must be the second of the weight"
         )
-    require_floating("linear", input, weight, bias)
     return _linear(input, weight, bias)
 
 
@@ -105,7 +109,9 @@ def embedding(input: Tensor, weight: Tensor) -> Tensor:
 
 
 @operation
+@in_float32
 def _layer_norm(x, weight, bias, dims, eps):
+    require_floating("layer_norm", x, weight, bias)
     shape, row = x.shape, x.shape[x.ndim - dims :]
     gain, shift = (None if w is None else w.reshape(-1) for w in (weight, bias))
     y, normed, rstd = kernels(x).layer_norm(_as_rows(x, dims), gain, shift, eps)
@@ -135,7 +141,10 @@ def layer_norm(
 
 
 @operation
+@in_float32
 def _rms_norm(x, weight, dims, eps):
+    require_floating("rms_norm", x, weight)
+    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
     shape, row = x.shape, x.shape[x.ndim - dims :]
     gain = None if weight is None else weight.reshape(-1)
     y, normed, rstd = kernels(x).rms_norm(_as_rows(x, dims), gain, eps)
@@ -156,12 +165,11 @@ def rms_norm(
     Zhang & Sennrich, Root Mean Square Layer Normalization (2019).
     """
     dims = _normalized_dims("rms_norm", input, normalized_shape, weight)
-    return _rms_norm(input, weight, dims, float(np.finfo(input.dtype).eps) if eps is None else eps)
+    return _rms_norm(input, weight, dims, eps)
 
 
 def _normalized_dims(name: str, input: Tensor, normalized_shape: Any, *weights: Any) -> int:
-    """How many last dimensions are normalised, once all shapes and types are seen to agree."""
-    require_floating(name, input, *weights)
+    """How many last dimensions are normalised, once all shapes are seen to agree."""
     if isinstance(normalized_shape, int):
         normalized_shape = (normalized_shape,)
     row = tuple(normalized_shape)
@@ -250,6 +258,7 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor, ignore_index: in
 
 
 @operation
+@in_float32
 def _cross_entropy(logits, targets, ignored, smoothing):
     losses, shares = kernels(logits).cross_entropy(logits, targets, ignored, smoothing)
 
@@ -283,6 +292,7 @@ def cross_entropy(
 
 
 @operation
+@in_float32
 def _nll(x, targets, ignored):
     rows, shape, dtype = np.arange(len(x), like=x), x.shape, x.dtype
     losses = np.where(ignored, 0, -x[rows, targets])
@@ -304,13 +314,23 @@ def nll_loss(
     return _reduced(losses.reshape(target.shape), reduction, index.size - ignored.sum())
 
 
+@operation(prepare=promote)
+@in_float32
+def _squared_error(x, y):
+    difference = x - y
+    return difference * difference, (
+        lambda grad: 2 * grad * difference,
+        lambda grad: -2 * grad * difference,
+    )
+
+
 def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """(input − target)²."""
-    difference = input - target
-    return _reduced(difference * difference, reduction)
+    return _reduced(_squared_error(input, target), reduction)
 
 
 @operation
+@in_float32
 def _bce_with_logits(x, y):
     losses = np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x)))
     return losses, (lambda grad: grad * (1 / (1 + np.exp(-x)) - y), lambda grad: -grad * x)
@@ -343,6 +363,8 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 
 @operation
 def _attention(q, k, v, mask, causal, scale, threshold):
+    q, k, v = lowered(q, k, v)
+    require_floating("scaled_dot_product_attention", q, k, v)
     bits = None
     if threshold:
         shape = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2]), q.shape[-2], k.shape[-2])
@@ -379,7 +401,6 @@ def scaled_dot_product_attention(
             f"{value.shape} do not fit: expected (…, L, E), (…, S, E) and (…, S, D), that is, "
             "at least 2 dimensions"
         )
-    require_floating("scaled_dot_product_attention", query, key, value)
     if is_causal and attn_mask is not None:
         raise RuntimeError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     if attn_mask is not None and attn_mask.dtype not in (np.bool_, np.float32, query.dtype):

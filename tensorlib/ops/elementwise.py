@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from ..arrays import promote, promote_arrays, promote_to_float
+from ..autocast_mode import in_float32
 from ..autograd import operation
 
 elementwise = partial(operation, prepare=promote)  # operands meet in their common type
@@ -40,6 +41,7 @@ def div(x, y):
 
 
 @elementwise
+@in_float32
 def pow(x, y):
     z = _power(x, y)
 
@@ -75,12 +77,14 @@ def abs(x):
 
 
 @floating
+@in_float32
 def exp(x):
     y = np.exp(x)
     return y, (lambda grad: grad * y,)
 
 
 @floating
+@in_float32
 def log(x):
     return np.log(x), (lambda grad: grad / x,)
 
@@ -92,6 +96,7 @@ def sqrt(x):
 
 
 @floating
+@in_float32
 def rsqrt(x):
     y = 1 / np.sqrt(x)
     return y, (lambda grad: -0.5 * grad * y * y * y,)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
+from ..autocast_mode import lowered
 from ..autograd import operation
+from ..kernels.cublas import product
 from .elementwise import mul
 from .shape import unsqueeze
 
@@ -19,6 +19,7 @@ def matmul(x, y):
     For Z = X Y the gradients are dX = dZ Yᵀ and dY = Xᵀ dZ.
     RuntimeError if the inner sizes or the types differ, or an operand is 0-d.
     """
+    x, y = lowered(x, y)
     _check(x, y)
     row, column, shape = x.ndim == 1, y.ndim == 1, x.shape
     X = x[None, :] if row else x  # (…, n, k)
@@ -27,7 +28,7 @@ def matmul(x, y):
     one_product = X.ndim > 2 and Y.ndim == 2  # (B, T, k) @ (k, m) is (B·T, k) @ (k, m)
     if one_product:
         X = X.reshape(math.prod(rows), X.shape[-1])
-    Z = np.matmul(X, Y)  # (…, n, m)
+    Z = product(X, Y)  # (…, n, m)
     matrices = Z.shape
     z = Z.reshape(rows + Y.shape[-1:]) if one_product else Z
     if row:
@@ -36,11 +37,11 @@ def matmul(x, y):
         z = z[..., 0]
 
     def grad_x(grad):
-        dX = np.matmul(grad.reshape(matrices), Y.swapaxes(-1, -2))
+        dX = product(grad.reshape(matrices), Y.swapaxes(-1, -2))
         return dX.reshape(shape) if one_product else dX[..., 0, :] if row else dX
 
     def grad_y(grad):
-        dY = np.matmul(X.swapaxes(-1, -2), grad.reshape(matrices))
+        dY = product(X.swapaxes(-1, -2), grad.reshape(matrices))
         return dY[..., 0] if column else dY
 
     return z, (grad_x, grad_y)

@@ -16,6 +16,7 @@ from ..arrays import (
     promote_to_float,
     require_floating,
 )
+from ..autocast_mode import in_float32
 from ..autograd import TensorBase, operation
 from ..kernels import kernels
 from .elementwise import maximum, minimum
@@ -43,6 +44,7 @@ def _kept(shape, axes):
 
 
 @operation
+@in_float32
 def sum(x, dim=None, keepdim=False):
     axes, shape = _axes(x, dim), x.shape
     x = x if is_floating(x.dtype) else x.astype(np.int64)
@@ -220,6 +222,7 @@ def any(x, dim=None, keepdim=False):
 
 
 @operation
+@in_float32
 def softmax(x, dim):
     """eˣ / Σ eˣ along `dim`. With y the value, the gradient is y · (dy − Σ y dy)."""
     axis = _axis_of_softmax("softmax", x, dim)
@@ -228,6 +231,7 @@ def softmax(x, dim):
 
 
 @operation
+@in_float32
 def log_softmax(x, dim):
     """x − log Σ eˣ along `dim`, without overflow. The gradient is dy − softmax(x) Σ dy."""
     axis = _axis_of_softmax("log_softmax", x, dim)
@@ -244,6 +248,7 @@ def _axis_of_softmax(name, x, dim):
 
 
 @operation(prepare=lambda x, *rest: (*promote_to_float(x), *rest))
+@in_float32
 def logsumexp(x, dim, keepdim=False):
     axes = _axes(x, dim)
     kept = _kept(x.shape, axes)
@@ -256,6 +261,7 @@ def logsumexp(x, dim, keepdim=False):
 
 
 @operation
+@in_float32
 def cumsum(x, dim):
     axis = axis_of(x, dim)
     if x.ndim == 0:

@@ -310,6 +310,10 @@ def _check(name, args, axis):
         raise np.exceptions.AxisError(axis, 0)  # NumPy takes 0 and -1
     if name == "where" and not hasattr(args[0], "astype"):
         raise AttributeError(f"{type(args[0]).__name__!r} object has no attribute 'astype'")
+    if name == "matmul" and any(getattr(x, "itemsize", 0) == 2 and x.ndim > 2 for x in args):
+        raise TypeError(
+            "CuPy's products of batches: float16 is slow, bfloat16 fails; see cublas.py"
+        )
     if any(name == text.partition(":")[2] for text in COMPARISONS.split()):
         for x in args:  # a Python integer must fit the array's dtype
             if type(x) is ndarray and x.dtype.kind in "iu":
@@ -452,6 +456,7 @@ def _namespace():
     module.cuda = types.SimpleNamespace(
         is_available=lambda: True,
         Device=Device,
+        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     )
     return module
@@ -470,19 +475,28 @@ ndarray.__abs__ = _method("absolute")
 
 
 def install():
-    """Make it what `import cupy` finds."""
+    """Make it what `import cupy` finds, and let a stand-in play its cuBLAS."""
+    from fake_cublas import Library
+
+    from tensorlib.kernels import cublas
+
     sys.modules["cupy"] = cupy
+    library = Library()
+    cublas._cublas = lambda: library
 
 
 @contextmanager
 def installed():
     """Inside, it is what `import cupy` finds."""
-    before = sys.modules.get("cupy")
+    from tensorlib.kernels import cublas
+
+    before, find_cublas = sys.modules.get("cupy"), cublas._cublas
     install()
     _forget()
     try:
         yield
     finally:
+        cublas._cublas = find_cublas
         sys.modules.pop("cupy", None)
         if before is not None:
             sys.modules["cupy"] = before
@@ -492,7 +506,13 @@ def installed():
 def _forget():
     """Have tensorlib look for CuPy again, and keep no array of the one before."""
     from tensorlib import device
-    from tensorlib.kernels import cpu, philox
+    from tensorlib.kernels import cpu, cublas, philox
 
-    for cached in (device._cupy, philox._multipliers, cpu._future):
+    for cached in (
+        device._cupy,
+        philox._multipliers,
+        cpu._future,
+        cublas._handle,
+        device.compute_capability,
+    ):
         cached.cache_clear()

@@ -5,6 +5,7 @@ import types
 from pathlib import Path
 
 import emulator
+import fake_cupy
 import ml_dtypes
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def library(monkeypatch):
     gpu_attention._kernel.cache_clear()
     gpu_attention._module.cache_clear()
     monkeypatch.setattr(gpu_attention, "library", lambda device: library)
-    monkeypatch.setattr(gpu_attention, "_compute_capability", lambda: 90)
+    monkeypatch.setattr(gpu_attention, "compute_capability", lambda: 90)
     yield library
     gpu_attention._kernel.cache_clear()
     gpu_attention._module.cache_clear()
@@ -235,16 +236,20 @@ def test_the_rest_takes_the_plain_form(why, library, monkeypatch):
     rng = np.random.default_rng(0)
     dtype = np.dtype(np.float32) if why == "float32" else BF16
     D = 24 if why == "head size" else 16
-    q, k, v, dy = (rng.normal(size=(2, 5, D)).astype(dtype) for _ in range(4))
+    inputs = [rng.normal(size=(2, 5, D)).astype(dtype) for _ in range(4)]
     mask = rng.random((5, 5)) < 0.7 if why == "mask" else None
     scale = -0.25 if why == "negative scale" else 0.25
     if why == "old GPU":
-        monkeypatch.setattr(gpu_attention, "_compute_capability", lambda: 75)
+        monkeypatch.setattr(gpu_attention, "compute_capability", lambda: 75)
     monkeypatch.setattr(library, "RawModule", lambda **_: pytest.fail("a kernel was compiled"))
-    y, saved = gpu_attention.attention(q, k, v, mask, False, scale, None, 0)
-    grads = gpu_attention.attention_backward(dy, q, k, v, saved, False, scale, 0)
-    wide = [x.astype(np.float64) for x in (q, k, v, dy)]
+    with fake_cupy.installed():
+        q, k, v, dy = map(fake_cupy.asarray, inputs)
+        seen = None if mask is None else fake_cupy.asarray(mask)
+        y, saved = gpu_attention.attention(q, k, v, seen, False, scale, None, 0)
+        grads = gpu_attention.attention_backward(dy, q, k, v, saved, False, scale, 0)
+        y, *grads = (x.get() for x in (y, *grads[:3]))
+    wide = [x.astype(np.float64) for x in inputs]
     expected, saved = cpu.attention(*wide[:3], mask, False, scale, None, 0)
     expected = expected, *cpu.attention_backward(wide[3], *wide[:3], saved, False, scale, 0)[:3]
-    assert all(x.dtype == dtype for x in (y, *grads[:3]))
-    assert_close((y, *grads[:3]), expected, 1e-5 if why == "float32" else 1e-2)
+    assert all(x.dtype == dtype for x in (y, *grads))
+    assert_close((y, *grads), expected, 1e-5 if why == "float32" else 1e-2)

@@ -49,9 +49,8 @@ def _empty(shape, dtype):
 
 @pytest.fixture(scope="module", autouse=True)
 def _stand_in_for_cupy():
-    with pytest.MonkeyPatch.context() as patch:
+    with fake_cupy.installed(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake_cupy.cupy, "empty", _empty)
-        patch.setattr(gpu, "library", lambda device: fake_cupy.cupy)
         patch.setattr(gpu, "_module", functools.cache(gpu._module.__wrapped__))
         patch.setattr(gpu, "_kernel", functools.cache(gpu._kernel.__wrapped__))
         yield

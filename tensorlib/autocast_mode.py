@@ -1,0 +1,87 @@
+"""Which operations compute in 16 bits, and which in float32: `autocast`, in this thread.
+
+The lists are PyTorch's. Products of matrices (`linear`, `matmul`, `scaled_dot_product_attention`)
+cast what they get to 16 bits, where a GPU multiplies many times as fast. What adds up much or has a
+wide range (norms, softmax, losses, sums, powers, exponentials) casts 16 bits to float32. All other
+operations take what comes. An operation casts inside, so that its gradients leave it in the dtype
+of what it was given: those of a float32 weight in float32.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from contextlib import ContextDecorator
+from typing import Any
+
+import numpy as np
+
+from .device import canonical
+
+_FLOAT32 = np.dtype("float32")
+
+
+class _Mode(threading.local):
+    dtype: Any = None  # the 16-bit type of the innermost autocast, None where there is none
+
+
+_mode = _Mode()
+
+
+class autocast(ContextDecorator):  # noqa: N801
+    """`with autocast("cuda", dtype=bfloat16):`, or the same as a decorator; PyTorch's.
+
+    dtype: bfloat16 or float16 (the default, as in PyTorch); float16 wants a `GradScaler`, too.
+    enabled: False computes inside as if there was no autocast around it.
+    Only arrays on the GPU are concerned. RuntimeError for the CPU, or for another dtype.
+    """
+
+    def __init__(self, device_type: str, dtype: Any = None, enabled: bool = True) -> None:
+        dtype = np.dtype(np.float16 if dtype is None else dtype)
+        if enabled and canonical(device_type) == "cpu":
+            raise RuntimeError(
+                "autocast is for a GPU: in 16 bits NumPy computes slower than in float32, not "
+                "faster; leave it out on the CPU, or say enabled=False"
+            )
+        if enabled and dtype.name not in ("float16", "bfloat16"):
+            raise RuntimeError(f"autocast computes in bfloat16 or float16, not in {dtype}")
+        self._dtype = dtype if enabled else None
+        self._before: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._before.append(_mode.dtype)
+        _mode.dtype = self._dtype
+
+    def __exit__(self, *_exception: Any) -> None:
+        _mode.dtype = self._before.pop()
+
+
+def is_autocast_enabled() -> bool:
+    """Whether an `autocast` is active in this thread."""
+    return _mode.dtype is not None
+
+
+def lowered(*arrays: Any) -> tuple[Any, ...]:
+    """The arrays in autocast's 16-bit type, if one is active: for products of matrices."""
+    if _mode.dtype is None:
+        return arrays
+    return tuple(x.astype(_mode.dtype, copy=False) if _concerns(x) else x for x in arrays)
+
+
+def in_float32(function: Callable) -> Callable:
+    """Have a function get float32 where it is given 16 bits, while an autocast is active."""
+
+    @functools.wraps(function)
+    def run(*inputs: Any, **options: Any) -> Any:
+        if _mode.dtype is not None:
+            inputs = tuple(x.astype(_FLOAT32, copy=False) if _concerns(x) else x for x in inputs)
+        return function(*inputs, **options)
+
+    return run
+
+
+def _concerns(x: Any) -> bool:
+    """Whether x is an array on the GPU, of float32 or 16-bit floats."""
+    dtype = None if isinstance(x, (np.ndarray, np.generic)) else getattr(x, "dtype", None)
+    return dtype is not None and dtype.name in ("float32", "float16", "bfloat16")

@@ -1,0 +1,74 @@
+"""Attention in 16 bits on a GPU, with cuBLAS's products: what is not for flash attention.
+
+The formulas are those of `cpu.attention`, on the whole (L, S) matrices at once. The scores stay in
+float32 until softmax has made weights of them: those fit into 16 bits, and are all that is saved.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..arrays import peak
+from .cublas import matmul
+
+Array = Any
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    causal: bool,
+    scale: float,
+    bits: Array | None,
+    threshold: int,
+) -> tuple[Array, tuple]:
+    """y = dropout(softmax(q kᵀ · scale + mask)) v, as `cpu.attention`; y has the dtype of q.
+
+    Returns y, and for backward the weights before dropout and which of them were kept.
+    """
+    scores = matmul(q, k.swapaxes(-1, -2), dtype=np.float32)  # (…, L, S)
+    scores *= np.float32(scale)
+    if causal:
+        seen = np.tril(np.ones_like(scores, bool, shape=scores.shape[-2:]))
+        scores = np.where(seen, scores, np.float32(-np.inf))
+    if mask is not None:
+        allowed = mask.dtype == bool
+        scores = np.where(mask, scores, np.float32(-np.inf)) if allowed else scores + mask
+        scores = scores.astype(np.float32, copy=False)
+    highest = peak(scores, -1)
+    np.exp(scores - np.where(highest == -np.inf, np.float32(0), highest), out=scores)
+    total = scores.sum(axis=-1, keepdims=True)
+    scores /= np.where(total == 0, np.float32(1), total)  # a row that may see nothing yields 0
+    weights = scores.astype(q.dtype)
+    keep = None if bits is None else bits > threshold - 1
+    kept = weights if keep is None else _dropped(weights, keep, threshold)
+    return matmul(kept, v), (weights, keep)
+
+
+def attention_backward(
+    dy: Array, q: Array, k: Array, v: Array, saved: tuple, scale: float, threshold: int
+) -> tuple[Array, Array, Array, Array]:
+    """The gradients of q, k, v and of a mask that was added, as `cpu.attention_backward`."""
+    weights, keep = saved
+    kept = weights if keep is None else _dropped(weights, keep, threshold)
+    dv = matmul(kept.swapaxes(-1, -2), dy)
+    dweights = matmul(dy, v.swapaxes(-1, -2), dtype=np.float32)
+    if keep is not None:
+        dweights = _dropped(dweights, keep, threshold)
+    weights = weights.astype(np.float32)
+    dscores = dweights - (weights * dweights).sum(axis=-1, keepdims=True)
+    dscores *= weights
+    narrow = (dscores * np.float32(scale)).astype(q.dtype)
+    dq = matmul(narrow, k)
+    dk = matmul(narrow.swapaxes(-1, -2), q)
+    return dq, dk, dv, dscores
+
+
+def _dropped(x: Array, keep: Array, threshold: int) -> Array:
+    x = x * keep
+    x *= x.dtype.type(65536 / (65536 - threshold) if threshold < 65536 else 1)
+    return x

@@ -1,0 +1,526 @@
+"""Mixed precision: the dtypes of PyTorch's autocast, its numbers, and its GradScaler's decisions.
+
+PyTorch decides on dtypes of "cuda" by its own lists without a GPU, too, on tensors that have no
+numbers (FakeTensorMode); its numbers are those of autocast on the CPU, where that has the same
+lists.
+"""
+
+import dataclasses
+import sys
+import threading
+
+import emulator
+import fake_cupy
+import harness
+import numpy as np
+import pytest
+import torch
+from harness import integers
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import tensorlib
+from gpt import GPTConfig, UserError, cli
+from gpt.checkpoint import Checkpoint
+from gpt.config import TrainConfig
+from gpt.data import Corpus
+from gpt.precision import Precision
+from gpt.run import Run
+from gpt.training import Trainer
+from tensorlib import device as devices
+from tensorlib import kernels, nn, optim, random
+from tensorlib.amp import GradScaler, autocast
+from tensorlib.kernels import cublas
+from tensorlib.nn import functional as F
+
+TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+TOLERANCE = {"bfloat16": 2e-2, "float16": 2e-3}
+
+
+@pytest.fixture(params=["stand-in", "GPU"], autouse=True)
+def machine(request, monkeypatch):
+    monkeypatch.setattr(harness, "device", "cuda")
+    if request.param == "stand-in":
+        with fake_cupy.installed():
+            yield request.param
+    elif not tensorlib.cuda.is_available():
+        pytest.skip("there is no GPU")
+    else:
+        yield request.param
+
+
+# ---- dtypes --------------------------------------------------------------------------------------
+
+OPERATIONS = {
+    "linear": (lambda t, x, w, b: t.nn.functional.linear(x, w, b), (2, 3, 4), (5, 4), (5,)),
+    "matmul": (lambda t, x, y: x @ y, (2, 3, 4), (2, 4, 5)),
+    "matrix and vector": (lambda t, x, y: x @ y, (3, 4), (4,)),
+    "attention": (
+        lambda t, q, k, v: t.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True),
+        *[(2, 3, 5, 4)] * 3,
+    ),
+    "layer_norm": (lambda t, x, w: t.nn.functional.layer_norm(x, (4,), w), (3, 4), (4,)),
+    "rms_norm": (lambda t, x, w: t.nn.functional.rms_norm(x, (4,), w), (3, 4), (4,)),
+    "softmax": (lambda t, x: x.softmax(-1), (3, 4)),
+    "log_softmax": (lambda t, x: x.log_softmax(-1), (3, 4)),
+    "logsumexp": (lambda t, x: x.logsumexp(-1), (3, 4)),
+    "cross_entropy": (
+        lambda t, x, y: t.nn.functional.cross_entropy(x, y), (6, 5), integers(5, 6)
+    ),
+    "nll_loss": (lambda t, x, y: t.nn.functional.nll_loss(x, y), (6, 5), integers(5, 6)),
+    "mse_loss": (lambda t, x, y: t.nn.functional.mse_loss(x, y), (3, 4), (3, 4)),
+    "bce": (
+        lambda t, x, y: t.nn.functional.binary_cross_entropy_with_logits(x, y.detach()),
+        (3, 4),
+        (3, 4),
+    ),
+    "sum": (lambda t, x: x.sum(), (3, 4)),
+    "sum of rows": (lambda t, x: x.sum(0), (3, 4)),
+    "mean": (lambda t, x: x.mean(), (3, 4)),
+    "cumsum": (lambda t, x: x.cumsum(0), (3, 4)),
+    "exp": (lambda t, x: x.exp(), (3, 4)),
+    "log": (lambda t, x: (x * x).log(), (3, 4)),
+    "pow": (lambda t, x: x**2, (3, 4)),
+    "rsqrt": (lambda t, x: (x * x).rsqrt(), (3, 4)),
+    "relu": (lambda t, x: x.relu(), (3, 4)),
+    "gelu": (lambda t, x: t.nn.functional.gelu(x, approximate="tanh"), (3, 4)),
+    "tanh": (lambda t, x: x.tanh(), (3, 4)),
+    "add": (lambda t, x, y: x + y, (3, 4), (4,)),
+    "mul": (lambda t, x, y: x * y, (3, 4), (4,)),
+    "cat": (lambda t, x, y: t.cat([x, y]), (3, 4), (2, 4)),
+    "masked_fill": (lambda t, x: x.masked_fill(x > 0, -1), (3, 4)),
+    "reshape": (lambda t, x: x.reshape(4, 3).T.relu(), (3, 4)),
+    "dropout": (lambda t, x: t.nn.functional.dropout(x, 0.5), (3, 4)),
+}  # fmt: skip
+
+
+def values(shapes, seed=0):
+    """For shapes random float32 numbers; arrays of integers as they are."""
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=s).astype(np.float32) if isinstance(s, tuple) else s for s in shapes]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("given", ["float32", "16 bits", "both"])
+def test_dtypes_are_those_of_pytorch(name, dtype, given):
+    function, *shapes = OPERATIONS[name]
+    arrays = values(shapes)
+    low = [x.dtype == np.float32 and given != "float32" for x in arrays]
+    if given == "both":
+        low[1:] = [False] * (len(low) - 1)
+    theirs = []
+    with FakeTensorMode():
+        for x, narrow in zip(arrays, low):
+            theirs.append(torch.empty(x.shape, dtype=getattr(torch, str(x.dtype)), device="cuda"))
+            if narrow:
+                theirs[-1] = theirs[-1].to(TYPES[dtype])
+        torch.set_autocast_enabled("cuda", True)
+        torch.set_autocast_dtype("cuda", TYPES[dtype])
+        try:
+            expected = str(function(torch, *theirs).dtype).removeprefix("torch.")
+        finally:
+            torch.set_autocast_enabled("cuda", False)
+            torch.set_autocast_dtype("cuda", torch.float16)
+    ours = []
+    for x, narrow in zip(arrays, low):
+        tensor = tensorlib.tensor(x, device="cuda")
+        tensor = tensor.to(getattr(tensorlib, dtype)) if narrow else tensor
+        ours.append(tensor.requires_grad_() if x.dtype == np.float32 else tensor)
+    with autocast("cuda", dtype=getattr(tensorlib, dtype)):
+        result = function(tensorlib, *ours)
+    assert result.dtype.name == expected
+    result.backward(tensorlib.ones_like(result))
+    for x in ours:
+        assert x.grad is None or x.grad.dtype == x.dtype
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def mlp(t, x, w1, b1, w2):
+    h = t.nn.functional.linear(x, w1, b1).relu()
+    return x + t.nn.functional.linear(h, w2)
+
+
+def block(t, x, qkv, proj, gain):
+    B, T, C = x.shape
+    h = t.nn.functional.layer_norm(x, (C,), gain)
+    parts = t.nn.functional.linear(h, qkv).view(B, T, 3, 2, C // 2).permute(2, 0, 3, 1, 4)
+    y = t.nn.functional.scaled_dot_product_attention(*parts.unbind(0), is_causal=True)
+    return x + t.nn.functional.linear(y.transpose(1, 2).reshape(B, T, C), proj)
+
+
+FUNCTIONS = {
+    "linear": OPERATIONS["linear"],
+    "long sums": (lambda t, x, w: t.nn.functional.linear(x, w), (3, 4000), (2, 4000)),
+    "many rows": (lambda t, x, w: t.nn.functional.linear(x, w), (4000, 3), (2, 3)),
+    "matmul": OPERATIONS["matmul"],
+    "batched by a matrix": (lambda t, x, y: x @ y, (2, 3, 4), (4, 5)),
+    "transposed": (lambda t, x, y: x.transpose(-1, -2) @ y, (2, 4, 3), (2, 4, 5)),
+    "attention": OPERATIONS["attention"],
+    "attention, mask": (
+        lambda t, q, k, v, m: t.nn.functional.scaled_dot_product_attention(q, k, v, m),
+        *[(2, 5, 4)] * 3, (5, 5),
+    ),
+    "attention, one query": (
+        lambda t, q, k, v: t.nn.functional.scaled_dot_product_attention(q, k, v),
+        (2, 1, 4), (2, 5, 4), (2, 5, 3),
+    ),
+    "video's attention": (
+        lambda t, q, k, v: (
+            ((q @ k.transpose(-2, -1)) * 0.5).masked_fill(t.tril(t.ones(5, 5)).to(q.device) == 0,
+                                                         float("-inf")).softmax(-1) @ v
+        ),
+        *[(2, 5, 4)] * 3,
+    ),
+    "mlp": (mlp, (3, 4), (16, 4), (16,), (4, 16)),
+    "block": (block, (2, 5, 8), (24, 8), (8, 8), (8,)),
+    "loss": (
+        lambda t, x, w, y: t.nn.functional.cross_entropy(t.nn.functional.linear(x, w), y),
+        (6, 4), (5, 4), integers(5, 6),
+    ),
+}  # fmt: skip
+
+
+def close(ours, theirs, tolerance, what):
+    theirs = theirs.detach().double().numpy()
+    ours = ours.detach().cpu().numpy().astype(np.float64)
+    scale = np.abs(theirs).max(initial=1)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale, err_msg=what)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_numbers_are_those_of_pytorch(name, dtype):
+    function, *shapes = FUNCTIONS[name]
+    arrays = values(shapes)
+    theirs = [torch.tensor(x, requires_grad=x.dtype == np.float32) for x in arrays]
+    with torch.autocast("cpu", dtype=TYPES[dtype]):
+        expected = function(torch, *theirs)
+    upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    upstream = upstream.to(expected.dtype)
+    expected.backward(upstream)
+    ours = [tensorlib.tensor(x, device="cuda", requires_grad=x.dtype == np.float32) for x in arrays]
+    with autocast("cuda", dtype=getattr(tensorlib, dtype)):
+        result = function(tensorlib, *ours)
+    result.backward(tensorlib.tensor(upstream.float().numpy(), device="cuda").to(result.dtype))
+    close(result, expected, TOLERANCE[dtype], "value")
+    for i, (x, y) in enumerate(zip(ours, theirs)):
+        if y.requires_grad:
+            assert x.grad.dtype == np.float32
+            close(x.grad, y.grad, TOLERANCE[dtype], f"gradient {i}")
+
+
+def test_the_gradient_of_a_bias_is_added_up_in_float32():
+    x, w, b = (tensorlib.tensor(a, device="cuda") for a in values([(4000, 3), (2, 3), (2,)]))
+    b.requires_grad_()
+    with autocast("cuda", dtype=tensorlib.bfloat16):
+        y = F.linear(x, w, b)
+    upstream = tensorlib.randn(4000, 2, device="cuda").to(tensorlib.bfloat16)
+    y.backward(upstream)
+    exact = upstream.cpu().numpy().astype(np.float64).sum(axis=0)
+    np.testing.assert_allclose(b.grad.tolist(), exact, rtol=1e-5)
+
+
+def test_attention_drops_what_float32_drops():
+    x = values([(2, 3, 6, 4)] * 3)
+    results = []
+    for active in (False, True):
+        q, k, v = (tensorlib.tensor(a, device="cuda", requires_grad=True) for a in x)
+        with random.counter(1, 2, 3), autocast("cuda", tensorlib.bfloat16, enabled=active):
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=0.4)
+        y.backward(tensorlib.ones_like(y))
+        results.append([y, q.grad, k.grad, v.grad])
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a.tolist(), b.tolist(), atol=5e-2)
+
+
+# ---- autocast ------------------------------------------------------------------------------------
+
+
+def test_autocast_nests_and_decorates():
+    x, w = tensorlib.ones(2, 3, device="cuda"), tensorlib.ones(4, 3, device="cuda")
+
+    @autocast("cuda", dtype=tensorlib.bfloat16)
+    def narrow():
+        with autocast("cuda", enabled=False):
+            wide = F.linear(x, w).dtype
+        with autocast("gpu"):
+            half = F.linear(x, w).dtype
+        return F.linear(x, w).dtype, wide, half
+
+    for _ in range(2):
+        assert [d.name for d in narrow()] == ["bfloat16", "float32", "float16"]
+    assert not tensorlib.is_autocast_enabled()
+    with pytest.raises(KeyError), autocast("cuda"):
+        raise KeyError
+    assert F.linear(x, w).dtype == np.float32
+
+
+def test_autocast_is_of_one_thread():
+    found = []
+    with autocast("cuda"):
+        thread = threading.Thread(target=lambda: found.append(tensorlib.is_autocast_enabled()))
+        thread.start()
+        thread.join()
+        assert tensorlib.is_autocast_enabled()
+    assert found == [False]
+
+
+def test_autocast_leaves_the_cpu_and_float64_alone():
+    with autocast("cuda"):
+        assert F.linear(tensorlib.ones(2, 3), tensorlib.ones(4, 3)).dtype == np.float32
+        x = tensorlib.ones(3, 3, device="cuda", dtype=tensorlib.float64)
+        assert F.linear(x, x).dtype == np.float64
+
+
+def test_autocast_refuses():
+    with pytest.raises(RuntimeError, match=r"autocast is for a GPU: .* slower"):
+        autocast("cpu", dtype=tensorlib.bfloat16)
+    with autocast("cpu", enabled=False):
+        assert not tensorlib.is_autocast_enabled()
+    with pytest.raises(RuntimeError, match="in bfloat16 or float16, not in float32"):
+        autocast("cuda", dtype=tensorlib.float32)
+
+
+def test_the_gradient_of_a_master_weight_is_never_in_16_bits(machine):
+    if machine == "GPU":
+        pytest.skip("cuBLAS does not tell")
+    calls = cublas._cublas().calls
+    x, w = tensorlib.ones(8, 3, device="cuda"), nn.Parameter(tensorlib.ones(4, 3, device="cuda"))
+    with autocast("cuda", dtype=tensorlib.bfloat16):
+        y = F.linear(x, w)
+    y.backward(tensorlib.ones_like(y))
+    types = [(call[9], call[16]) for call in calls]  # of the operands, of the result
+    assert types == [(14, 14), (14, 0)]
+    calls.clear()
+    F.linear(x, w).sum().backward()  # without autocast nothing is new
+    assert not calls
+
+
+# ---- GradScaler ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unscale_first", [False, True])
+def test_grad_scaler_does_what_pytorch_s_does(unscale_first):
+    options = {"init_scale": 8.0, "growth_interval": 3, "backoff_factor": 0.25, "growth_factor": 3}
+    bad = {2: np.inf, 3: np.nan, 10: -np.inf}
+    sequences = []
+    for t, scaler in ((torch, torch.amp.GradScaler("cpu", **options)),
+                      (tensorlib, GradScaler("cuda", **options))):  # fmt: skip
+        device = {"device": "cuda"} if t is tensorlib else {}
+        p, q = (t.ones(3, requires_grad=True, **device) for _ in range(2))
+        optimizer = t.optim.SGD([p, q], lr=0.1)
+        sequence = []
+        for step in range(14):
+            optimizer.zero_grad()
+            loss = (p * p * 0.5).sum() + q.sum() * bad.get(step, 1.0)
+            scaler.scale(loss).backward()
+            if unscale_first:
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update(5.0 if step == 12 else None)
+            state = scaler.state_dict()
+            sequence.append([*p.tolist(), *q.tolist(), scaler.get_scale(), *state.values()])
+        sequences.append(sequence)
+        keys = list(state)
+    assert keys == list(torch.amp.GradScaler("cpu").state_dict())
+    np.testing.assert_allclose(sequences[1], sequences[0], rtol=1e-6)
+
+
+def test_a_step_that_overflows_changes_nothing():
+    model = nn.Linear(3, 2).to("cuda")
+    optimizer = optim.AdamW(model.parameters(), lr=0.1)
+    scaler = GradScaler(init_scale=2.0**16)
+    x = tensorlib.ones(4, 3, device="cuda")
+    before = model.weight.tolist()
+    scales = []
+    while model.weight.tolist() == before:
+        assert not optimizer.state
+        scales.append(scaler.get_scale())
+        optimizer.zero_grad()
+        with autocast("cuda"):
+            loss = model(x).sum()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert scales == [65536, 32768]  # float16 ends at 65504
+    assert optimizer.state[model.weight]["step"] == 1
+    assert np.isfinite(model.weight.tolist()).all()
+
+
+def test_grad_scaler_waits_once_per_step(machine):
+    if machine == "GPU":
+        pytest.skip("nobody counts")
+    p = tensorlib.ones(3, device="cuda", requires_grad=True)
+    optimizer, scaler = optim.SGD([p], lr=0.1), GradScaler()
+    with fake_cupy.no_synchronisation():
+        scaler.scale((p * p).sum()).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_([p], 1.0)
+    before = fake_cupy.count.synchronisations
+    scaler.step(optimizer)
+    assert fake_cupy.count.synchronisations == before + 1
+    with fake_cupy.no_synchronisation():
+        scaler.update()
+
+
+def test_a_disabled_grad_scaler_does_nothing():
+    p = tensorlib.ones(3, requires_grad=True)
+    optimizer, scaler = optim.SGD([p], lr=1.0), GradScaler(enabled=False)
+    loss = (p * p).sum()
+    assert scaler.scale(loss) is loss
+    loss.backward()
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    assert p.tolist() == [-1, -1, -1]
+    assert (scaler.get_scale(), scaler.state_dict(), scaler.is_enabled()) == (1.0, {}, False)
+
+
+def test_grad_scaler_s_state_goes_on():
+    one, other = GradScaler(init_scale=4.0, growth_interval=2), GradScaler()
+    p = tensorlib.ones(3, requires_grad=True)
+    optimizer = optim.SGD([p], lr=1.0)
+    one.scale([p.sum(), p.sum()])[1].backward()
+    assert p.grad.tolist() == [4, 4, 4]
+    one.step(optimizer)
+    one.update()
+    other.load_state_dict(one.state_dict())
+    other.step(optimizer)
+    other.update()
+    assert other.get_scale() == 8
+
+
+def test_grad_scaler_s_mistakes():
+    p = tensorlib.ones(3, requires_grad=True)
+    optimizer, scaler = optim.SGD([p], lr=1.0), GradScaler()
+    with pytest.raises(RuntimeError, match="without a step"):
+        scaler.update()
+    with pytest.raises(RuntimeError, match="no parameter of the optimizer has a gradient"):
+        scaler.step(optimizer)
+    scaler.scale(p.sum()).backward()
+    scaler.unscale_(optimizer)
+    with pytest.raises(RuntimeError, match=r"unscale_\(\) was called"):
+        scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    with pytest.raises(RuntimeError, match=r"step\(\) was called"):
+        scaler.step(optimizer)
+    with pytest.raises(ValueError, match="growth_factor"):
+        GradScaler(growth_factor=0.5)
+    with pytest.raises(RuntimeError, match="state is empty"):
+        scaler.load_state_dict({})
+    half = tensorlib.ones(3, dtype=tensorlib.float16, requires_grad=True)
+    half.grad = tensorlib.ones(3, dtype=tensorlib.float16)
+    with pytest.raises(ValueError, match="gradients in float16"):
+        GradScaler().unscale_(optim.SGD([half], lr=1.0))
+
+
+# ---- train.py --dtype ----------------------------------------------------------------------------
+
+TEXT = "".join(f"the {word} jumps over {i}\n" for i in range(60) for word in ("fox", "dog", "cat"))
+
+
+def trainer(path, dtype, device="cuda", **changes):
+    corpus = Corpus.from_text("text", TEXT, block_size=8)
+    size = {"block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.1}
+    model = GPTConfig(**size, vocab_size=corpus.tokenizer.vocab_size, activation="gelu")
+    config = TrainConfig(batch_size=4, eval_iters=2, warmup_iters=2, model=model, dtype=dtype)
+    config = dataclasses.replace(config, out=path / f"run-{len(list(path.iterdir()))}", **changes)
+    return Trainer(config, corpus, Run.create(config), device)
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "bfloat16", "float16"])
+def test_training_learns_as_in_float32(dtype, tmp_path, monkeypatch):
+    if dtype == "tf32":
+        monkeypatch.setattr(cublas, "_tf32", True)
+    narrow, wide = (trainer(tmp_path, d, learning_rate=1e-2) for d in (dtype, "float32"))
+    assert narrow.estimate_loss() == pytest.approx(wide.estimate_loss(), abs=1e-2)
+    for _ in range(20):
+        narrow.update()
+        wide.update()
+    losses = narrow.estimate_loss()
+    assert losses["val_loss"] < 3.0 < np.log(narrow.config.model.vocab_size)
+    assert losses == pytest.approx(wide.estimate_loss(), abs=0.1)
+    checkpoint = narrow.checkpoint(with_moments=True)
+    assert {x.dtype.name for x in checkpoint.tensors.values()} == {"float32"}
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_fused_kernels_in_16_bits(dtype, machine, tmp_path, monkeypatch):
+    if machine == "stand-in" and emulator.missing:
+        pytest.skip(emulator.missing)
+    monkeypatch.setattr(kernels, "_gpu", kernels.cpu)  # which is put back
+    losses = []
+    for fused in (True, False):
+        kernels.use_fused(fused)
+        run = trainer(tmp_path, dtype)
+        losses.append([run.update().item() for _ in range(3)])
+    np.testing.assert_allclose(*losses, atol=TOLERANCE[dtype])
+
+
+def test_a_step_in_bfloat16_does_not_wait(machine, tmp_path):
+    if machine == "GPU":
+        pytest.skip("CuPy does not see what our own cuBLAS waits for")
+    run = trainer(tmp_path, "bfloat16", grad_clip=0.5)
+    run.update()
+    with fake_cupy.no_synchronisation():
+        run.update()
+
+
+def test_float16_goes_on_bit_for_bit(tmp_path):
+    run = trainer(tmp_path, "float16")
+    run.precision.scaler.update(2.0**127)  # so that a few steps are skipped
+    for _ in range(4):
+        run.update()
+    checkpoint = run.checkpoint(with_moments=True)
+    assert run.precision.scaler.get_scale() == 2.0**123
+    assert "optimizer.step" not in checkpoint.tensors  # all steps have been skipped until now
+    run.precision.scaler.update(2.0**16)
+    for _ in range(5):
+        run.update()
+    path = tmp_path / "last.safetensors"
+    run.checkpoint(with_moments=True).save(path)
+    assert Checkpoint.load(path).tensors["optimizer.step"] == 5
+    other = trainer(tmp_path, "float16")
+    other.resume(Checkpoint.load(path))
+    assert other.precision.scaler.state_dict() == run.precision.scaler.state_dict()
+    for _ in range(3):
+        assert other.update().item() == run.update().item()
+    for name, x in run.model.state_dict().items():
+        assert other.model.state_dict()[name].tolist() == x.tolist()
+
+
+def test_auto_takes_what_the_gpu_has(machine, monkeypatch):
+    if machine == "GPU":
+        pytest.skip("there is one GPU, not two")
+    for capability, dtype in (("75", "float16"), ("80", "bfloat16"), ("90", "bfloat16")):
+        monkeypatch.setattr(fake_cupy.Device, "compute_capability", capability)
+        devices.compute_capability.cache_clear()
+        assert Precision("auto", "cuda").dtype == dtype
+    monkeypatch.setattr(fake_cupy.Device, "compute_capability", "75")
+    devices.compute_capability.cache_clear()
+    for dtype in ("bfloat16", "tf32"):
+        with pytest.raises(UserError, match=f"^--dtype {dtype} needs a GPU .* --dtype float16$"):
+            Precision(dtype, "cuda")
+
+
+def test_bfloat16_needs_ml_dtypes(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(UserError, match=r"pip install ml_dtypes$"):
+        Precision("bfloat16", "cuda")
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "bfloat16", "float16"])
+def test_a_cpu_has_float32_only(dtype):
+    message = f"^--dtype {dtype} is for a GPU, this computes on the CPU: --dtype float32$"
+    with pytest.raises(UserError, match=message):
+        cli.prepare_device(cli.train_config(["--device", "cpu", "--dtype", dtype]))
+    assert Precision("auto", "cpu").dtype == "float32"
+
+
+def test_the_flag_switches_tf32(monkeypatch):
+    monkeypatch.setattr(cublas, "_tf32", False)
+    for dtype in ("tf32", "float32"):
+        cli.prepare_device(cli.train_config(["--device", "gpu", "--dtype", dtype]))
+        assert cublas._tf32 == (dtype == "tf32")
