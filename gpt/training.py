@@ -112,7 +112,7 @@ class Trainer:
         config = self.config
         loss = self.team.gradient(self.step)
         if config.grad_clip:
-            nn.utils.clip_grad_norm_([self.team.matrices, self.team.vectors], config.grad_clip)
+            nn.utils.clip_grad_norm_(self.team.whole, config.grad_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         with _uninterrupted():  # the weights and the step must agree in a checkpoint

@@ -76,6 +76,20 @@ def _softmax_of_masked(x: Array, axis: int) -> Array:
 # -------------------------------------------------------------------------------------- activations
 
 
+def relu(x: Array) -> Array:
+    """y = max(x, 0)."""
+    return np.maximum(x, np.zeros_like(x, shape=x.shape[-1:]))  # twice as fast as with a number
+
+
+def relu_backward(dy: Array, y: Array) -> Array:
+    """dx = dy where y > 0; a nan stays one.
+
+    Unlike in PyTorch, 0 times an infinite gradient is nan and not 0: np.where would choose, and
+    takes thirteen times as long as the product.
+    """
+    return dy * ~(y <= 0)
+
+
 def gelu(x: Array, approximate: bool) -> Array:
     """y = x Φ(x), Φ the normal distribution function; or its approximation by tanh.
 
@@ -306,6 +320,11 @@ def cross_entropy_backward(
 
 
 # ---------------------------------------------------------------------------------------- gradients
+
+
+def join(arrays: list[Array], out: Array) -> None:
+    """Write the numbers of the arrays into out (n,), one array after the other."""
+    np.concatenate([x.reshape(-1) for x in arrays], out=out)
 
 
 def norm(x: Array) -> Array:

@@ -535,7 +535,7 @@ def installed():
 def _forget():
     """Have tensorlib look for CuPy again, and keep no array of the one before."""
     from tensorlib import device
-    from tensorlib.kernels import cpu, philox
+    from tensorlib.kernels import cpu, gpu, philox
 
-    for cached in (device._cupy, philox._multipliers, cpu._future):
+    for cached in (device._cupy, philox._multipliers, cpu._future, gpu._scalar):
         cached.cache_clear()

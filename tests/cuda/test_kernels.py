@@ -99,6 +99,8 @@ CASES = {
     "softmax_backward": lambda x, C: [(x(5, C), cpu.softmax(x(5, C, seed=1), -1), -1)],
     "log_softmax": lambda x, C: [(x(5, C), -1)],
     "log_softmax_backward": lambda x, C: [(x(5, C), -np.abs(x(5, C, seed=1)), -1)],
+    "relu": lambda x, C: [(x(3, C),)],
+    "relu_backward": lambda x, C: [(x(3, C), np.maximum(x(3, C, seed=1), 0))],
     "gelu": lambda x, C: [(x(3, C), tanh) for tanh in (False, True)],
     "gelu_backward": lambda x, C: [(x(3, C), x(3, C, seed=1), tanh) for tanh in (False, True)],
     "layer_norm": lambda x, C: [
@@ -261,6 +263,18 @@ def test_norm(n):
     x = normal(n)
     (result,) = compare("norm", x)
     assert math.isclose(result, math.sqrt(math.fsum(x.astype(float) ** 2)), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 8, 19])
+def test_join(count):
+    arrays = [normal(*[(5,), (2, 3), (1,), ()][i % 4], seed=i) for i in range(count)]
+    arrays[-1] = normal(4, 6)[:, ::2]
+    expected = np.empty(sum(x.size for x in arrays), np.float32)
+    cpu.join(arrays, expected)
+    assert expected.tolist() == [float(number) for x in arrays for number in x.flat]
+    out = _empty(expected.shape, np.float32)
+    gpu.join([on_device(x) for x in arrays], out)
+    np.testing.assert_array_equal(out.get(), expected)
 
 
 def test_inputs_need_not_be_contiguous():

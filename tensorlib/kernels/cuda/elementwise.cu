@@ -13,6 +13,20 @@ __device__ float tanh_cdf(float x, float* slope) {
     return 0.5f * (1 + t);
 }
 
+// y = max(x, 0), where a NaN stays one
+extern "C" __global__ void relu(const scalar* x, scalar* y, int64 n) {
+    int64 i = thread_number();
+    if (i >= n) return;
+    y[i] = float(x[i]) <= 0 ? scalar(0.0f) : x[i];
+}
+
+// dx = dy where y > 0
+extern "C" __global__ void relu_backward(const scalar* dy, const scalar* y, scalar* dx, int64 n) {
+    int64 i = thread_number();
+    if (i >= n) return;
+    dx[i] = float(y[i]) <= 0 ? scalar(0.0f) : dy[i];
+}
+
 // y = x Φ(x)
 extern "C" __global__ void gelu(const scalar* x, scalar* y, int approximate, int64 n) {
     int64 i = thread_number();
