@@ -39,9 +39,9 @@ def _bytes(x: Any) -> int:
 
 
 NAMES = (
-    "layer_norm", "layer_norm_backward", "gelu", "gelu_backward", "dropout_backward", "softmax",
-    "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward", "attention",
-    "attention_backward", "norm", "adam",
+    "layer_norm", "layer_norm_backward", "gelu", "gelu_backward", "dropout", "dropout_backward",
+    "softmax", "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
+    "attention", "attention_backward", "norm", "adam",
 )  # fmt: skip
 
 
@@ -49,6 +49,7 @@ def cases(config: TrainConfig) -> Iterator[Case]:
     """One for each of `NAMES`, with the shapes of a training step; activations are float16."""
     from tensorlib.device import library
     from tensorlib.kernels import gpu as k
+    from tensorlib.random import Draw
 
     xp, rng, m = library("cuda"), np.random.default_rng(0), config.model
     B, T, C, H, V = config.batch_size, m.block_size, m.n_embd, m.n_head, m.vocab_size
@@ -64,6 +65,7 @@ def cases(config: TrainConfig) -> Iterator[Case]:
     yield Case(k.gelu, (hidden, True))
     yield Case(k.gelu_backward, (hidden, hidden, True))
     keep = xp.asarray(rng.random((N, C)) < 0.8)
+    yield Case(k.dropout, (x, Draw(1337, 2, 0, 0), 13107))
     yield Case(k.dropout_backward, (dy, keep, 13107))
     yield Case(k.softmax, (array(N, T), -1))
     logits, tokens = array(N, V), xp.asarray(rng.integers(V, size=N))

@@ -57,7 +57,8 @@ class Share:
         with dropout:
             _, loss = self.model(x[rows], y[rows])
         assert loss is not None
-        loss = loss * (len(self.rows) / self.config.batch_size)
+        if len(self.rows) < self.config.batch_size:
+            loss = loss * (len(self.rows) / self.config.batch_size)
         loss.backward()
         kernels(out).join([p.grad.array for p in self.parameters if p.grad is not None], out)
         for p in self.parameters:

@@ -265,11 +265,13 @@ def _mean_of_product(a: Array, b: Array) -> Array:
 # ------------------------------------------------------------------------------------------ dropout
 
 
-def dropout(x: Array, bits: Array, threshold: int) -> tuple[Array, Array]:
-    """Zero where the 16-bit `bits` are below `threshold`; scale the rest to keep the mean.
+def dropout(x: Array, draw: Any, threshold: int) -> tuple[Array, Array]:
+    """Zero where the 16-bit integers of `draw` (a `random.Draw`) are below `threshold`; scale the
+    rest to keep the mean.
 
     Returns y and the mask of what was kept. Srivastava et al., Dropout (2014).
     """
+    bits = draw.bits(x.size, device_of(x))
     keep = bits.reshape(x.shape) > threshold - 1  # CuPy compares with 16-bit numbers only
     return dropout_backward(x, keep, threshold), keep
 

@@ -306,11 +306,15 @@ def _column_sums(x: Array, z: Array | None = None) -> list[Array]:
 # ------------------------------------------------------------------------------------------ dropout
 
 
-def dropout(x: Array, bits: Array, threshold: int) -> tuple[Array, Array]:
-    x, bits = _contiguous(x, bits)
+def dropout(x: Array, draw: Any, threshold: int) -> tuple[Array, Array]:
+    """The kernel makes the integers of `draw` itself, whose step may be an array as in `philox`."""
+    (x,) = _contiguous(x)
     y, keep = _empty(x.shape, x.dtype), _empty(x.shape, np.bool_)
-    args = x, bits, y, keep, threshold, _keep_scale(threshold)
-    _each("elementwise.dropout", x.dtype, x.size, *args)
+    seed, stream, step, number, first = draw
+    place = np.uint64(seed), np.uint64(stream), _on_device(step, np.uint64), np.uint64(number)
+    threads = -(-(first % 16 + x.size) // 16)
+    args = x, y, keep, threshold, _keep_scale(threshold), *place, np.int64(first), np.int64(x.size)
+    _launch("elementwise.dropout", x.dtype, (-(-threads // _THREADS),), (_THREADS,), *args)
     return y, keep
 
 

@@ -220,13 +220,24 @@ def test_linear(bias, dtype):
 @every_dtype
 @pytest.mark.parametrize("threshold", [0, 1, 13107, 65535, 65536])
 def test_dropout(threshold, dtype):
-    bits = np.random.default_rng(0).integers(0, 65536, 3 * 211, np.uint16)
-    bits[:3] = 0, threshold & 65535, 65535
     x = normal(3, 211, dtype=dtype)
-    twin = lambda x, bits, t: cpu.dropout(x, bits.reshape(x.shape), t)  # noqa: E731
-    compare("dropout", x, bits.reshape(x.shape), threshold, tolerance=DTYPES[dtype], twin=twin)
-    keep = bits.reshape(x.shape) >= threshold
-    compare("dropout_backward", x, keep, threshold, tolerance=DTYPES[dtype])
+    for draw in (random.Draw(1337, 2, 4999, 12), random.Draw(2**64 - 1, 3, 2**63, 0, 16 * 9 + 5)):
+        _, keep = compare("dropout", x, draw, threshold, tolerance=DTYPES[dtype])
+        np.testing.assert_array_equal(keep, draw.bits(x.size).reshape(x.shape) >= threshold)
+        compare("dropout_backward", x, keep, threshold, tolerance=DTYPES[dtype])
+
+
+def test_dropout_keeps_what_is_at_the_threshold():
+    draw = random.Draw(1, 2, 3, 4)
+    bits = draw.bits(500)
+    for i in (0, 15, 16, 499):
+        _, keep = gpu.dropout(on_device(normal(500)), draw, int(bits[i]))
+        assert keep.get()[i]
+        _, keep = gpu.dropout(on_device(normal(500)), draw, int(bits[i]) + 1)
+        assert not keep.get()[i]
+    step = on_device(np.array([3], np.uint64))
+    _, keep = gpu.dropout(on_device(normal(500)), draw._replace(step=step), 30000)
+    np.testing.assert_array_equal(keep.get(), bits >= 30000)
 
 
 @pytest.mark.parametrize("place", [(0, 0, 0, 0), (2**64 - 1, 5, 2**63, 7), (1337, 2, 4999, 12)])
