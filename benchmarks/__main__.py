@@ -24,7 +24,7 @@ from gpt.config import PRESETS, GPTConfig, TrainConfig, UserError
 from gpt.machine import cores
 
 What = Literal[
-    "step", "ops", "kernels", "launches", "sampling", "memory", "tape", "growth", "all"
+    "step", "ops", "kernels", "launches", "sampling", "memory", "recipe", "tape", "growth", "all"
 ]  # fmt: skip
 Size = Literal["notebook", "nanogpt-cpu", "video", "gpt2"]
 Op = Literal[
@@ -64,8 +64,8 @@ class Benchmark:
 
     what: What = "all"
     """Training steps, and how close they are to matmul alone; operations one by one; kernels
-    beside their limit, and launches (on a GPU); tokens/s; peak memory; the tape's own cost; or how
-    the time of a step grows (on a CPU)."""
+    beside their limit, launches, and the video's whole recipe (on a GPU); tokens/s; peak memory;
+    the tape's own cost; or how the time of a step grows (on a CPU)."""
     size: Annotated[
         tyro.conf.UseAppendAction[tuple[Size, ...]], _default("all; gpt2 on a GPU")
     ] = ()
@@ -74,6 +74,8 @@ class Benchmark:
     """Which operation, for ops; may be repeated."""
     device: Literal["cpu", "gpu"] = "cpu"
     """Where to compute."""
+    data: Annotated[Path | None, _default("tiny Shakespeare, downloaded once")] = None
+    """Text to learn, for recipe."""
     threads: Annotated[tuple[int, ...], _default("as many as cores")] = ()
     """Cores and threads that each side has; with 1 2, first one, then two."""
     blocks: int = 7

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import report, roofline
 from benchmarks.contest import Job, Times
-from gpt.config import TrainConfig
+from gpt.config import PRESETS, TrainConfig
 from gpt.machine import cores
 
 if TYPE_CHECKING:
@@ -114,6 +114,24 @@ def sampling(benchmark: Benchmark) -> str:
     )
 
 
+def recipe(benchmark: Benchmark) -> str:
+    """The video's run from beginning to end."""
+    data = benchmark.data and benchmark.data.absolute()
+    config = dataclasses.replace(PRESETS["video"], data=data)
+    rows = []
+    for who, times in benchmark.one_by_one(contenders("recipe", config, theirs=())).items():
+        cells = [times.failure, "", ""]
+        if not times.failure:
+            seconds, step, loss = times.blocks[0]
+            cells = [f"{seconds:.0f}", f"{step:.0f}", f"{loss:.4f}"]
+        rows.append([who, *cells])
+    return (
+        f"`train.py --preset video`, {config.max_iters} steps with the evaluations and checkpoints "
+        "between them; the loss is that of the best model over the whole validation split.\n\n"
+        f"{report.table(['who', 'seconds', 'best step', 'loss'], rows)}"
+    )
+
+
 def kernels(benchmark: Benchmark) -> str:
     """Each fused kernel beside its limit."""
     job = Job("kernels", "ours", benchmark.video, cores(), device="cuda")
@@ -141,5 +159,6 @@ SECTIONS: dict[str, tuple[str, Callable[[Benchmark], str]]] = {
     "kernels": ("On a GPU: the fused kernels", kernels),
     "launches": ("On a GPU: launches", launches),
     "sampling": ("On a GPU: sampling", sampling),
+    "recipe": ("On a GPU: the video's run", recipe),
     "memory": ("On a GPU: peak memory of a step", memory),
 }

@@ -9,10 +9,13 @@ PyTorch is imported in those processes alone that measure it, and there nothing 
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import os
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +136,23 @@ def _resident(process: str) -> dict[str, int]:
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     values = {name: value.split() for name, value in (line.split(":", 1) for line in lines)}
     return {name: int(v[0]) * 1024 for name, v in values.items() if v[1:] == ["kB"]}
+
+
+def recipe(job: Job) -> Measure:
+    """A whole run of train.py: its seconds, the step of its best model, and that one's loss over
+    the whole validation split."""
+    from gpt.training import train
+
+    _our_kernels(job)
+
+    def measure(seconds: float) -> list[float]:
+        with tempfile.TemporaryDirectory() as folder:
+            config = dataclasses.replace(job.config, out=Path(folder))
+            start = time.perf_counter()
+            last = train(config, job.device).reports()[-1]
+            return [time.perf_counter() - start, last["best_step"], last["full_val_loss"]]
+
+    return measure
 
 
 # ------------------------------------------------------------------------ operations, one by one
@@ -293,6 +313,7 @@ TASKS: dict[str, Callable[[Job], Measure]] = {
     "sampling": lambda job: warm(job, sampling(job)),
     "tape": lambda job: warm(job, tape(job)),
     "memory": memory,
+    "recipe": recipe,
     "launches": lambda job: gpu.launches(job, training_step(job)),
     "kernels": lambda job: roofline.kernels(job.config),
     "matmul": lambda job: limit.matmul(job.config, job.threads, job.who == "slices"),

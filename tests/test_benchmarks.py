@@ -23,6 +23,7 @@ from benchmarks import contest, gpu_tables, limit, pytorch_gpt, report, roofline
 from benchmarks import gpu as gpu_worker
 from gpt.config import GPTConfig, TrainConfig, UserError
 from gpt.model import GPT
+from gpt.training import train
 
 TINY = TrainConfig(
     batch_size=2, model=GPTConfig(block_size=8, n_layer=2, n_head=2, n_embd=8, dropout=0.1)
@@ -130,7 +131,7 @@ def gpu(measured, monkeypatch, tmp_path):
     eager = (gpu_tables.EAGER,)  # what is compiled takes a while
     monkeypatch.setattr(gpu_tables.contenders, "__defaults__", eager)
     with fake_cupy.installed():
-        yield lambda what: measured(what, device="gpu", threads=())
+        yield lambda what, **options: measured(what, device="gpu", threads=(), **options)
 
 
 @emulated
@@ -184,6 +185,24 @@ def test_kernels_beside_their_limit(gpu):
         assert float(share.strip("%")) == pytest.approx(100 * best[1] / best[0], abs=1)
 
 
+@pytest.mark.slow
+@emulated
+def test_the_recipe_on_a_gpu(gpu, monkeypatch, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    short = dataclasses.replace(TINY, max_iters=6, eval_interval=3, eval_iters=1)
+    monkeypatch.setitem(gpu_tables.PRESETS, "video", short)
+    markdown, record = gpu("recipe", data=text)
+    here = dataclasses.replace(short, data=text, out=tmp_path / "here")
+    expected = train(here).reports()[-1]
+    for (times,) in (r.values() for r in record):
+        seconds, step, loss = times.blocks[0]
+        assert (step, loss) == (expected["best_step"], pytest.approx(expected["full_val_loss"]))
+        assert seconds > 0
+    assert f"{expected['full_val_loss']:.4f}" in markdown
+
+
+@pytest.mark.slow
 @emulated
 def test_sampling_on_a_gpu(gpu):
     text, (times,) = gpu("sampling")
