@@ -29,21 +29,22 @@ THEIRS = {
     "PyTorch, bfloat16, reduce-overhead": "bfloat16 reduce-overhead",
 }
 EAGER = ("PyTorch, float32", "PyTorch, bfloat16")
+SAMPLING = ("ours, plain", "ours, fused", *EAGER)
 THEIR_DEVICE = "cuda"
 
 
 def contenders(
-    task: str, config: TrainConfig, theirs: Iterable[str] = tuple(THEIRS)
+    task: str, config: TrainConfig, names: Iterable[str] = (*OURS, *THEIRS)
 ) -> dict[str, Job]:
-    """Ours, without those that need a setting which there is not (yet), and theirs: a job each."""
+    """A job for each, without those of ours that need a setting which there is not (yet)."""
     known = {field.name for field in dataclasses.fields(TrainConfig)}
-    jobs = {
-        name: Job(task, "ours", dataclasses.replace(config, **changes), cores(), device="cuda")
-        for name, changes in OURS.items()
-        if changes.keys() <= known
-    }
-    for name in theirs:
-        jobs[name] = Job(task, THEIRS[name], config, cores(), device=THEIR_DEVICE)
+    jobs = {}
+    for name in names:
+        if name in THEIRS:
+            jobs[name] = Job(task, THEIRS[name], config, cores(), device=THEIR_DEVICE)
+        elif OURS[name].keys() <= known:
+            ours = dataclasses.replace(config, **OURS[name])
+            jobs[name] = Job(task, "ours", ours, cores(), device="cuda")
     return jobs
 
 
@@ -105,7 +106,7 @@ def sampling(benchmark: Benchmark) -> str:
     tokens = config.model.block_size - 1
     rows = [
         [who, report.median(t, lambda seconds: f"{tokens / seconds:.0f}")]
-        for who, t in benchmark.alternate(contenders("sampling", config, EAGER)).items()
+        for who, t in benchmark.alternate(contenders("sampling", config, SAMPLING)).items()
     ]
     return (
         f"Tokens per second, one stream, {tokens} tokens after a first one, at the video size: "
@@ -119,7 +120,7 @@ def recipe(benchmark: Benchmark) -> str:
     data = benchmark.data and benchmark.data.absolute()
     config = dataclasses.replace(PRESETS["video"], data=data)
     rows = []
-    for who, times in benchmark.one_by_one(contenders("recipe", config, theirs=())).items():
+    for who, times in benchmark.one_by_one(contenders("recipe", config, OURS)).items():
         cells = [times.failure, "", ""]
         if not times.failure:
             seconds, step, loss = times.blocks[0]

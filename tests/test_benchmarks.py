@@ -128,8 +128,8 @@ def gpu(measured, monkeypatch, tmp_path):
     path = [str(tmp_path), str(Path(__file__).parent / "cuda"), *sys.path]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
     monkeypatch.setattr(gpu_tables, "THEIR_DEVICE", "cpu")
-    eager = (gpu_tables.EAGER,)  # what is compiled takes a while
-    monkeypatch.setattr(gpu_tables.contenders, "__defaults__", eager)
+    names = (*gpu_tables.OURS, *gpu_tables.EAGER)  # what is compiled takes a while
+    monkeypatch.setattr(gpu_tables.contenders, "__defaults__", (names,))
     with fake_cupy.installed():
         yield lambda what, **options: measured(what, device="gpu", threads=(), **options)
 
@@ -150,6 +150,7 @@ def test_a_training_step_on_a_gpu(gpu):
         assert ratio == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 @emulated
 def test_launches_on_a_gpu(gpu):
     text, record = gpu("launches")
