@@ -9,31 +9,40 @@ import dataclasses
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import tyro
 
-from benchmarks import limit, report
+from benchmarks import gpu_tables, limit, report
 from benchmarks.contest import Job, Times, alternate, ratios
 from benchmarks.worker import CHAIN
 from gpt import cli
-from gpt.config import PRESETS, TrainConfig, UserError
+from gpt.config import PRESETS, GPTConfig, TrainConfig, UserError
 from gpt.machine import cores
 
-What = Literal["step", "ops", "sampling", "memory", "tape", "growth", "all"]
-Size = Literal["notebook", "nanogpt-cpu", "video"]
+What = Literal[
+    "step", "ops", "kernels", "launches", "sampling", "memory", "recipe", "tape", "growth", "all"
+]  # fmt: skip
+Size = Literal["notebook", "nanogpt-cpu", "video", "gpt2"]
 Op = Literal[
     "linear", "layer_norm", "relu", "gelu", "softmax", "cross_entropy", "dropout", "embedding",
     "attention", "attention_dropout", "adamw",
 ]  # fmt: skip
 
-# as train.py's presets, all with the gradient clipped
+# train.py's presets, all with the gradient clipped, and the smallest GPT-2 with nanoGPT's settings
 SIZES: dict[str, TrainConfig] = {
-    size: dataclasses.replace(PRESETS[size], grad_clip=1.0) for size in get_args(Size)
+    size: dataclasses.replace(preset, grad_clip=1.0) for size, preset in PRESETS.items()
 }
+SIZES["gpt2"] = TrainConfig(
+    batch_size=8, learning_rate=6e-4, min_lr=6e-5, beta2=0.95,
+    model=GPTConfig(
+        50257, block_size=1024, n_layer=12, n_head=12, n_embd=768, activation="gelu",
+        qkv_bias=True, tied_head=True, scaled_init=True,
+    ),
+)  # fmt: skip
 BASELINES = {
     "heads": "PyTorch, the video's heads",
     "sdpa": "PyTorch, SDPA, fused AdamW",
@@ -41,6 +50,7 @@ BASELINES = {
 }
 
 
+Sections = dict[str, tuple[str, Callable[["Benchmark"], str]]]  # by --what: title, and the text
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -53,14 +63,19 @@ class Benchmark:
     """Measure ours beside PyTorch: tables on standard output, and in a Markdown file."""
 
     what: What = "all"
-    """Training steps, and how close they are to matmul alone; operations one by one; tokens/s;
-    peak memory; the tape's own cost; or how the time of a step grows."""
-    size: Annotated[tyro.conf.UseAppendAction[tuple[Size, ...]], _default("all three")] = ()
-    """Of the model, for step and memory; may be repeated."""
+    """Training steps, and how close they are to matmul alone; operations one by one; kernels
+    beside their limit, launches, and the video's whole recipe (on a GPU); tokens/s; peak memory;
+    the tape's own cost; or how the time of a step grows (on a CPU)."""
+    size: Annotated[
+        tyro.conf.UseAppendAction[tuple[Size, ...]], _default("all; gpt2 on a GPU")
+    ] = ()
+    """Of the model, for step, memory and launches; may be repeated."""
     op: Annotated[tyro.conf.UseAppendAction[tuple[Op, ...]], _default("all")] = ()
     """Which operation, for ops; may be repeated."""
-    device: Literal["cpu"] = "cpu"
+    device: Literal["cpu", "gpu"] = "cpu"
     """Where to compute."""
+    data: Annotated[Path | None, _default("tiny Shakespeare, downloaded once")] = None
+    """Text to learn, for recipe."""
     threads: Annotated[tuple[int, ...], _default("as many as cores")] = ()
     """Cores and threads that each side has; with 1 2, first one, then two."""
     blocks: int = 7
@@ -80,6 +95,22 @@ class Benchmark:
         for threads in self.threads:
             if not least <= threads <= cores():
                 raise UserError(f"threads is {threads}, but must be from {least} to {cores()} here")
+        if self.what not in ("all", *self.sections):
+            raise UserError(f"what is {self.what}, which is not for --device {self.device}")
+
+    @property
+    def sections(self) -> Sections:
+        return SECTIONS if self.device == "cpu" else gpu_tables.SECTIONS
+
+    @property
+    def sizes(self) -> dict[str, TrainConfig]:
+        """The sizes asked for; GPT-2 goes without saying on a GPU only."""
+        default = [size for size in SIZES if self.device == "gpu" or size != "gpt2"]
+        return {size: SIZES[size] for size in self.size or default}
+
+    @property
+    def video(self) -> TrainConfig:
+        return SIZES["video"]
 
     @property
     def thread_counts(self) -> tuple[int, ...]:
@@ -88,13 +119,19 @@ class Benchmark:
     def alternate(self, jobs: dict[str, Job]) -> dict[str, Times]:
         return alternate(jobs, self.blocks, self.seconds)
 
+    def one_by_one(self, jobs: dict[str, Job]) -> dict[str, Times]:
+        """A turn of each, for what does not change: then their memory need not fit together."""
+        return {who: alternate({who: job}, blocks=1, seconds=0)[who] for who, job in jobs.items()}
+
 
 def run(benchmark: Benchmark) -> None:
     """Measure what is asked for; each table is printed and kept as soon as it is there."""
-    titles = [title for title, _ in SECTIONS.values()]
-    for what, (title, section) in SECTIONS.items():
+    if benchmark.device == "gpu":
+        cli.find_device("gpu")  # or say why not, before anything begins
+    titles = [title for title, _ in (*SECTIONS.values(), *gpu_tables.SECTIONS.values())]
+    for what, (title, section) in benchmark.sections.items():
         if benchmark.what in ("all", what):
-            text = f"{section(benchmark)}\n\n{report.machine()}"
+            text = f"{section(benchmark)}\n\n{report.machine(benchmark.device)}"
             print(f"## {title}\n\n{text}\n", flush=True)
             report.write(benchmark.out, titles, title, text)
 
@@ -102,23 +139,11 @@ def run(benchmark: Benchmark) -> None:
 # --------------------------------------------------------------------------------------- the tables
 
 
-def comparison(
-    where: list[str], times: dict[str, Times], names: dict[str, str], number: Callable[[float], str]
-) -> Iterator[list[str]]:
-    """A row for ours and one for each of theirs: `where`, who, the time as `number` writes it, and
-    the ratio."""
-    ours = times["ours"]
-    for who, name in {"ours": "ours", **names}.items():
-        failure = times[who].failure or (ours.failure and "nothing to compare with")
-        ratio = "1" if who == "ours" else failure or report.spread(ratios(ours, times[who]))
-        yield [*where, name, _median(times[who], number), times[who].failure or ratio]
-
-
 def steps(benchmark: Benchmark) -> str:
     """The training step beside the three baselines, and beside its matrix products alone."""
     rows: list[list[str]] = []
     limits = []
-    for size, threads in itertools.product(benchmark.size or SIZES, benchmark.thread_counts):
+    for size, threads in itertools.product(benchmark.sizes, benchmark.thread_counts):
         config = SIZES[size]
         tasks = dict.fromkeys(("ours", *BASELINES), "step") | {"numpy": "matmul"}
         if threads > 1:
@@ -126,7 +151,7 @@ def steps(benchmark: Benchmark) -> str:
         jobs = {who: Job(task, who, config, threads) for who, task in tasks.items()}
         times = benchmark.alternate(jobs)
         where = [size, str(threads)]
-        rows += comparison(where, times, BASELINES, _milliseconds)
+        rows += report.comparison(where, times, BASELINES, report.milliseconds)
         limits.append([*where, *share_of_matmul(config, times)])
     header = ["size", "threads", "who", "ms a step", "ours / theirs"]
     limit_header = ["size", "threads", "our step, ms", "matmul alone, ms", "GFLOP/s", "share"]
@@ -147,7 +172,7 @@ def share_of_matmul(config: TrainConfig, times: dict[str, Times]) -> list[str]:
     turns = [turn for who in ("numpy", "slices") if who in times for turn in times[who].blocks]
     ours = times["ours"]
     if ours.failure or not turns:
-        return [_median(ours, _milliseconds), *["—"] * 4]
+        return [report.median(ours, report.milliseconds), *["—"] * 4]
     best = [min(product) for product in zip(*turns)]  # seconds of each product, the linear first
     linear, attention = limit.linear_products(config), limit.attention_products(config)
     total, of_attention = sum(best), sum(best[len(linear) :])
@@ -155,7 +180,12 @@ def share_of_matmul(config: TrainConfig, times: dict[str, Times]) -> list[str]:
     T = config.model.block_size
     causal = total - of_attention * (1 - (T + 1) / (2 * T))
     shares = [f"{seconds / ours.median:.0%}" for seconds in (total, causal)]
-    return [_milliseconds(ours.median), _milliseconds(total), f"{flops / total / 1e9:.0f}", *shares]
+    return [
+        report.milliseconds(ours.median),
+        report.milliseconds(total),
+        f"{flops / total / 1e9:.0f}",
+        *shares,
+    ]
 
 
 def operations(benchmark: Benchmark) -> str:
@@ -165,7 +195,9 @@ def operations(benchmark: Benchmark) -> str:
     for op, threads in itertools.product(benchmark.op or get_args(Op), benchmark.thread_counts):
         jobs = {who: Job("op", who, config, threads, op) for who in ("ours", "sdpa")}
         times = benchmark.alternate(jobs)
-        rows += comparison([op, str(threads)], times, {"sdpa": "PyTorch"}, _milliseconds)
+        rows += report.comparison(
+            [op, str(threads)], times, {"sdpa": "PyTorch"}, report.milliseconds
+        )
     header = ["operation", "threads", "who", "ms", "ours / theirs"]
     return (
         "Forward and backward at the shapes of the video size with batch 8; adamw is one update "
@@ -181,7 +213,7 @@ def sampling(benchmark: Benchmark) -> str:
     for threads in benchmark.thread_counts:
         jobs = {who: Job("sampling", who, config, threads) for who in ("ours", "sdpa")}
         ours, theirs = benchmark.alternate(jobs).values()
-        speeds = [_median(times, lambda s: f"{tokens / s:.0f}") for times in (ours, theirs)]
+        speeds = [report.median(times, lambda s: f"{tokens / s:.0f}") for times in (ours, theirs)]
         ratio = ours.failure or theirs.failure or report.spread(ratios(theirs, ours))
         rows.append([str(threads), *speeds, ratio])
     return (
@@ -193,17 +225,15 @@ def sampling(benchmark: Benchmark) -> str:
 
 def memory(benchmark: Benchmark) -> str:
     """The peak of a training step."""
-    configs = [(size, SIZES[size]) for size in benchmark.size or SIZES]
+    configs = list(benchmark.sizes.items())
     if "video" in dict(configs):
         configs.append(("video, batch 8", dataclasses.replace(SIZES["video"], batch_size=8)))
     names = {who: name for who, name in BASELINES.items() if who != "compile"}
     rows: list[list[str]] = []
     for (size, config), threads in itertools.product(configs, benchmark.thread_counts):
-        times = {
-            who: alternate({who: Job("memory", who, config, threads)}, blocks=1, seconds=0)[who]
-            for who in ("ours", *names)  # one after the other: their peaks need not fit together
-        }
-        rows += comparison([size, str(threads)], times, names, lambda n: f"{n / 2**20:.1f}")
+        jobs = {who: Job("memory", who, config, threads) for who in ("ours", *names)}
+        times = benchmark.one_by_one(jobs)
+        rows += report.comparison([size, str(threads)], times, names, lambda n: f"{n / 2**20:.1f}")
     return (
         "The peak of the resident set over the first three steps, model and optimizer included, "
         "above what was resident before there was a model, in a fresh process that had done one "
@@ -241,7 +271,9 @@ def growth(benchmark: Benchmark) -> str:
         for who, label in libraries.items():
             first, *larger = (times[f"{who} {factor}"] for factor in (1, 2, 4))
             cells = [t.failure or first.failure or report.spread(ratios(t, first)) for t in larger]
-            rows.append([name, str(threads), label, _median(first, _milliseconds), *cells])
+            rows.append(
+                [name, str(threads), label, report.median(first, report.milliseconds), *cells]
+            )
     header = ["what grows", "threads", "who", "ms a step", "twice", "four times"]
     return (
         "From the nanogpt-cpu size, as multiples of its time, with the smallest and the largest "
@@ -258,15 +290,7 @@ def grown(base: TrainConfig, name: str, factor: int) -> TrainConfig:
     return dataclasses.replace(base, model=dataclasses.replace(model, **changes))
 
 
-def _median(times: Times, number: Callable[[float], str]) -> str:
-    return "—" if times.failure else number(times.median)
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:,.0f}"
-
-
-SECTIONS: dict[str, tuple[str, Callable[[Benchmark], str]]] = {
+SECTIONS: Sections = {
     "step": ("A training step", steps),
     "ops": ("Operations", operations),
     "sampling": ("Sampling", sampling),

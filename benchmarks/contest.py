@@ -31,7 +31,8 @@ PAUSE = 0.05  # seconds before a turn, in which the threads of the one before st
 class Job:
     """What a worker process measures.
 
-    task: a key of `worker.TASKS`; who: whose code does it; op: which of several operations.
+    task: a key of `worker.TASKS`; who: whose code does it; op: which of several operations;
+    device: "cpu" or "cuda".
     """
 
     task: str
@@ -39,6 +40,7 @@ class Job:
     config: TrainConfig
     threads: int
     op: str = ""
+    device: str = "cpu"
 
     def to_json(self) -> str:
         return json.dumps(vars(self) | {"config": to_record(self.config)})
@@ -178,12 +180,20 @@ def ratios(ours: Times, theirs: Times) -> list[float]:
     return [statistics.median(a) / statistics.median(b) for a, b in pairs]
 
 
-def timed(step: Step, seconds: float, least: int = 1) -> list[float]:
-    """The time that each repetition took; `least` of them, and on until `seconds` have passed."""
+def timed(
+    step: Step, seconds: float, least: int = 1, wait: Step = int, together: int = 1
+) -> list[float]:
+    """The time that each repetition took; `least` of them, and on until `seconds` have passed.
+
+    A GPU is still at work when the host goes on: `wait` waits for it, and `together` repetitions,
+    which follow each other as in training, are timed as one that took the mean.
+    """
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < least or time.perf_counter() < end:
         start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
+        for _ in range(together):
+            step()
+        wait()
+        times.append((time.perf_counter() - start) / together)
     return times

@@ -1,4 +1,4 @@
-"""The GPT of `gpt/model.py` in PyTorch, with the configuration's switches as they are by default.
+"""The GPT of `gpt/model.py` in PyTorch, for the configurations that the benchmark measures.
 
 Its attention exists twice: all heads in one operation, as whoever wants speed writes it, and one
 head after the other, as the video does.
@@ -20,7 +20,7 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         C = config.n_embd
         self.n_head = config.n_head
-        self.c_attn = nn.Linear(C, 3 * C, bias=False)
+        self.c_attn = nn.Linear(C, 3 * C, bias=config.qkv_bias)
         self.c_proj = nn.Linear(C, C)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -81,12 +81,13 @@ class Block(nn.Module):
         self.ln_1 = nn.LayerNorm(C)
         self.attn = attention(config)
         self.ln_2 = nn.LayerNorm(C)
+        self.act = nn.ReLU() if config.activation == "relu" else nn.GELU(approximate="tanh")
         self.mlp = nn.ModuleDict({"c_fc": nn.Linear(C, 4 * C), "c_proj": nn.Linear(4 * C, C)})
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))  # (B, T, C)
-        hidden = F.relu(self.mlp["c_fc"](self.ln_2(x)))  # (B, T, 4 C)
+        hidden = self.act(self.mlp["c_fc"](self.ln_2(x)))  # (B, T, 4 C)
         return x + self.dropout(self.mlp["c_proj"](hidden))
 
 
@@ -103,12 +104,15 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList([Block(config, attention) for _ in range(config.n_layer)])
         self.ln_f = nn.LayerNorm(config.n_embd)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=not config.tied_head)
+        if config.tied_head:
+            self.lm_head.weight = self.wte.weight
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> Tensor:
         """The mean loss of tokens `idx` (B, T) with `targets` (B, T); without targets, the logits
         (B, V) of what comes next."""
-        x = self.wte(idx) + self.wpe(torch.arange(idx.shape[1]))  # (B, T, C) + (T, C)
+        # (B, T, C) + (T, C)
+        x = self.wte(idx) + self.wpe(torch.arange(idx.shape[1], device=idx.device))
         for block in self.h:
             x = block(x)
         if targets is None:

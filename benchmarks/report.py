@@ -7,13 +7,15 @@ import platform
 import shlex
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.contest import Times, ratios
 from gpt.machine import cores
+from tensorlib.device import library
 
 HEAD = """# Ours beside PyTorch
 
@@ -39,15 +41,50 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.3g} ({min(values):.3g}–{max(values):.3g})"
 
 
-def machine() -> str:
+def comparison(
+    where: list[str], times: dict[str, Times], names: dict[str, str], number: Callable[[float], str]
+) -> Iterator[list[str]]:
+    """A row for ours and one for each of theirs: `where`, who, the time as `number` writes it, and
+    the ratio."""
+    ours = times["ours"]
+    for who, name in {"ours": "ours", **names}.items():
+        ratio = "1" if who == "ours" else ratio_of(ours, times[who])
+        yield [*where, name, median(times[who], number), times[who].failure or ratio]
+
+
+def ratio_of(ours: Times, theirs: Times) -> str:
+    """Ours over theirs; or why there is no such ratio."""
+    failure = theirs.failure or (ours.failure and "nothing to compare with")
+    return failure or spread(ratios(ours, theirs))
+
+
+def median(times: Times, number: Callable[[float], str]) -> str:
+    """The median as `number` writes it."""
+    return "—" if times.failure else number(times.median)
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:,.0f}"
+
+
+def machine(device: str) -> str:
     """Date, command, versions, processor: what a figure means nothing without."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return (
         f"{date.today()}, `python -m {shlex.join(['benchmarks', *sys.argv[1:]])}`; "
-        f"{processor()}, {cores()} cores; Python {platform.python_version()}, "
+        f"{_gpu() if device == 'gpu' else ''}{processor()}, {cores()} cores; "
+        f"Python {platform.python_version()}, "
         f"NumPy {np.__version__} ({blas['name']} {blas['version']}), "
         f"PyTorch {importlib.metadata.version('torch')}"
     )
+
+
+def _gpu() -> str:
+    cupy = library("cuda")
+    runtime = cupy.cuda.runtime
+    name, version = runtime.getDeviceProperties(0)["name"].decode(), runtime.runtimeGetVersion()
+    return f"{name}, CUDA {version // 1000}.{version % 1000 // 10}, CuPy {cupy.__version__}; "
 
 
 def processor() -> str:

@@ -9,18 +9,20 @@ PyTorch is imported in those processes alone that measure it, and there nothing 
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import os
 import sys
+import tempfile
+import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import limit
+from benchmarks import gpu, limit, roofline
 from benchmarks.contest import Job, Step, timed
 from gpt import machine
 from gpt.config import GPTConfig, Sampling, TrainConfig
@@ -30,10 +32,14 @@ CHAIN = 1000  # multiplications on the tape
 TINY = TrainConfig(batch_size=2, model=GPTConfig(block_size=8, n_layer=1, n_head=2, n_embd=8))
 
 
-def warm(step: Step) -> Measure:
+def warm(job: Job, step: Step) -> Measure:
     """`step` with its memory allocated, its code loaded or compiled and its threads started."""
-    timed(step, seconds=0.5, least=2)
-    return lambda seconds: timed(step, seconds)
+    if job.device == "cpu":
+        timed(step, seconds=0.5, least=2)
+        return lambda seconds: timed(step, seconds)
+    wait = gpu.waiting(job)
+    together = gpu.repetitions(timed(step, seconds=0.5, least=5, wait=wait))
+    return lambda seconds: timed(step, seconds, wait=wait, together=together)
 
 
 # ------------------------------------------------------------------------------- a training step
@@ -44,6 +50,7 @@ def our_trainer(job: Job) -> Any:
 
     `share_work` gives it all the cores that this process may use: those of the job.
     """
+    _our_kernels(job)
     from gpt.data import Corpus
     from gpt.run import Run
     from gpt.tokenizer import CharTokenizer
@@ -51,33 +58,38 @@ def our_trainer(job: Job) -> Any:
 
     tokens = _tokens(job.config, 100_000)
     corpus = Corpus("random", "", CharTokenizer(""), train=tokens, val=tokens)
-    return Trainer(job.config, corpus, Run(Path("unused")), share_work=True)
+    return Trainer(job.config, corpus, Run(Path("unused")), job.device, share_work=True)
 
 
 def pytorch_training(job: Job) -> tuple[Step, Any]:
     """The same step in PyTorch, and its optimizer. Batches are at hand, where ours draws them.
 
-    who: "heads" (the video's), "sdpa" (heads batched, AdamW fused) or "compile" (that, compiled).
+    who: "heads" (the video's) or else heads batched and AdamW fused; with the words "bfloat16"
+    (autocast), "compile" or "reduce-overhead" (compiled in that mode).
     """
     torch = _torch(job)
     from benchmarks.pytorch_gpt import GPT, CausalSelfAttention, MultiHeadAttention
 
-    config = job.config
-    model = GPT(config.model, MultiHeadAttention if job.who == "heads" else CausalSelfAttention)
+    config, who = job.config, job.who.split()
+    attention = MultiHeadAttention if "heads" in who else CausalSelfAttention
+    model = GPT(config.model, attention).to(job.device)
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    fused = job.who != "heads"
+    fused = "heads" not in who
     betas = (config.beta1, config.beta2)
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=fused)
     B, T = config.batch_size, config.model.block_size
-    x, y = torch.from_numpy(_tokens(config, 2 * B * T)).view(2, B, T)
-    forward = torch.compile(model) if job.who == "compile" else model
+    x, y = torch.from_numpy(_tokens(config, 2 * B * T)).view(2, B, T).to(job.device)
+    modes = {"compile": "default", "reduce-overhead": "reduce-overhead"}
+    mode = next((modes[word] for word in who if word in modes), None)
+    forward = torch.compile(model, mode=mode) if mode else model
 
     def step() -> None:
-        loss = forward(x, y)
+        with torch.autocast(job.device, torch.bfloat16, enabled="bfloat16" in who):
+            loss = forward(x, y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
@@ -91,6 +103,13 @@ def training_step(job: Job) -> Step:
 
 
 def memory(job: Job) -> Measure:
+    """Bytes: the most that the first three steps had allocated, model and optimizer included."""
+    if job.device == "cpu":
+        return resident_memory(job)
+    return gpu.peak(job, lambda: timed(training_step(job), 0, least=3, wait=gpu.waiting(job)))
+
+
+def resident_memory(job: Job) -> Measure:
     """Bytes: the peak of the resident set (VmHWM) over the first three steps, model and optimizer
     included, less the resident set (VmRSS) before there was a model. To this comes, for each
     process that shares the work, the peak of what it shares with nobody.
@@ -117,6 +136,23 @@ def _resident(process: str) -> dict[str, int]:
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     values = {name: value.split() for name, value in (line.split(":", 1) for line in lines)}
     return {name: int(v[0]) * 1024 for name, v in values.items() if v[1:] == ["kB"]}
+
+
+def recipe(job: Job) -> Measure:
+    """A whole run of train.py: its seconds, the step of its best model, and that one's loss over
+    the whole validation split."""
+    from gpt.training import train
+
+    _our_kernels(job)
+
+    def measure(seconds: float) -> list[float]:
+        with tempfile.TemporaryDirectory() as folder:
+            config = dataclasses.replace(job.config, out=Path(folder))
+            start = time.perf_counter()
+            last = train(config, job.device).reports()[-1]
+            return [time.perf_counter() - start, last["best_step"], last["full_val_loss"]]
+
+    return measure
 
 
 # ------------------------------------------------------------------------ operations, one by one
@@ -158,6 +194,7 @@ def operation(job: Job) -> Step:
         import tensorlib as library
         from tensorlib.nn import functional as F
 
+        _our_kernels(job)
         machine.prepare(job.threads)
     else:
         library = _torch(job)
@@ -199,14 +236,23 @@ def sampling(job: Job) -> Step:
         from gpt.generate import generate
         from gpt.model import GPT
 
+        _our_kernels(job)
         machine.prepare(threads=machine.cores())
-        model, start = GPT(job.config.model), tensorlib.zeros(1, 1, dtype=tensorlib.long)
+        model = GPT(job.config.model)
+        model.to(job.device)
+        start = tensorlib.zeros(1, 1, dtype=tensorlib.long, device=job.device)
         return lambda: list(generate(model, start, n, Sampling(), seed=0))
     torch = _torch(job)
     from benchmarks import pytorch_gpt
 
-    their_model = pytorch_gpt.GPT(job.config.model).eval()
-    return partial(their_model.generate, torch.zeros(1, 1, dtype=torch.long), n)
+    their_model = pytorch_gpt.GPT(job.config.model).eval().to(job.device)
+    first = torch.zeros(1, 1, dtype=torch.long, device=job.device)
+
+    def sample() -> None:
+        with torch.autocast(job.device, torch.bfloat16, enabled="bfloat16" in job.who):
+            their_model.generate(first, n)
+
+    return sample
 
 
 def tape(job: Job) -> Step:
@@ -248,6 +294,12 @@ def _tokens(config: TrainConfig, n: int) -> np.ndarray:
     return np.random.default_rng(0).integers(config.model.vocab_size, size=n)
 
 
+def _our_kernels(job: Job) -> None:
+    from tensorlib.kernels import use_fused
+
+    use_fused(job.config.kernels == "fused")
+
+
 def _torch(job: Job) -> Any:
     import torch
 
@@ -256,11 +308,14 @@ def _torch(job: Job) -> Any:
 
 
 TASKS: dict[str, Callable[[Job], Measure]] = {
-    "step": lambda job: warm(training_step(job)),
-    "op": lambda job: warm(operation(job)),
-    "sampling": lambda job: warm(sampling(job)),
-    "tape": lambda job: warm(tape(job)),
+    "step": lambda job: warm(job, training_step(job)),
+    "op": lambda job: warm(job, operation(job)),
+    "sampling": lambda job: warm(job, sampling(job)),
+    "tape": lambda job: warm(job, tape(job)),
     "memory": memory,
+    "recipe": recipe,
+    "launches": lambda job: gpu.launches(job, training_step(job)),
+    "kernels": lambda job: roofline.kernels(job.config),
     "matmul": lambda job: limit.matmul(job.config, job.threads, job.who == "slices"),
 }
 

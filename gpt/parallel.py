@@ -29,6 +29,7 @@ from gpt.model import GPT
 from gpt.precision import Precision
 from tensorlib import Tensor, nn
 from tensorlib.device import move
+from tensorlib.kernels import kernels
 from tensorlib.nn.utils import parameters_to_vector, vector_to_parameters
 
 _DIED = "a worker process has died, perhaps for want of memory; go on with --resume --processes 1"
@@ -61,10 +62,10 @@ class Share:
         with dropout, self.precision.autocast():
             _, loss = self.model(x[rows], y[rows])
         assert loss is not None
-        loss = loss * (len(self.rows) / self.config.batch_size)
+        if len(self.rows) < self.config.batch_size:
+            loss = loss * (len(self.rows) / self.config.batch_size)
         self.precision.scaler.scale(loss).backward()
-        grads = [p.grad.array.reshape(-1) for p in self.parameters if p.grad is not None]
-        np.concatenate(grads, out=out)
+        kernels(out).join([p.grad.array for p in self.parameters if p.grad is not None], out)
         for p in self.parameters:
             p.grad = None
         return loss.detach()
@@ -86,8 +87,9 @@ class Team:
 
     An error of a worker is raised again here; UserError if a worker has died.
 
-    matrices, vectors: the parts of that vector which weight decay concerns, and those that it does
-        not, as leaves for an optimizer.
+    whole: that vector, as a leaf.
+    matrices, vectors: its parts which weight decay concerns, and those that it does not, as leaves
+        for an optimizer.
     """
 
     def __init__(self, config: TrainConfig, corpus: Corpus, model: GPT, processes: int) -> None:
@@ -114,6 +116,8 @@ class Team:
         vector_to_parameters(values, self.parameters)
         self.share = Share(config, corpus, model, rows[0])
         self.grad = tensorlib.zeros_like(values)
+        self.whole = nn.Parameter(values)
+        self.whole.grad = self.grad
         length = sum(p.numel() for p in groups[0])
         self.matrices, self.vectors = nn.Parameter(values[:length]), nn.Parameter(values[length:])
         self.matrices.grad, self.vectors.grad = self.grad[:length], self.grad[length:]

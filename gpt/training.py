@@ -117,8 +117,7 @@ class Trainer:
         scaler = self.precision.scaler
         scaler.unscale_(self.optimizer)
         if config.grad_clip:
-            vectors = [self.team.matrices, self.team.vectors]
-            self.grad_norm = nn.utils.clip_grad_norm_(vectors, config.grad_clip)
+            self.grad_norm = nn.utils.clip_grad_norm_(self.team.whole, config.grad_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         with _uninterrupted():  # the weights and the step must agree in a checkpoint

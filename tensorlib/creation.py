@@ -131,7 +131,8 @@ def arange(
         dtype = np.int64 if whole else DEFAULT_FLOAT
     count = int(np.ceil((end - start) / step))
     exact = np.int64 if np.dtype(dtype).kind == "i" and float(step).is_integer() else np.float64
-    return Tensor((start + step * library(device).arange(count, dtype=exact)).astype(dtype))
+    numbers = start + step * library(device).arange(count, dtype=exact)
+    return Tensor(numbers.astype(dtype, copy=False))
 
 
 def linspace(

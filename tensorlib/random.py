@@ -15,6 +15,7 @@ import operator
 import secrets
 import threading
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 
@@ -343,13 +344,32 @@ def next_draw():
     return seed, stream, step, next(draws)
 
 
-def dropout_bits(n, device="cpu"):
-    """n random 16-bit integers for dropout, of the next draw: uint16 (n,), on the device.
+class Draw(NamedTuple):
+    """A draw of random 16-bit integers for dropout; `bits` makes them, or a kernel does.
 
-    Element i is bits 16 * (i % 4) and up of word i // 4 (little-endian), on any machine; where a
-    `counter` names rows, element 0 of theirs is not element 0 of the batch.
+    Element i is bits 16 * (i % 4) and up of word i // 4 (little-endian), on any machine; they are
+    wanted from element `first` on.
     """
-    first = n // len(_here.rows) * _here.rows.start
-    word, skipped = divmod(first, 4)
-    words = philox(*next_draw(), -(-(skipped + n) // 4), word, device)
-    return words.astype("<u8", copy=False).view("<u2")[skipped : skipped + n]
+
+    seed: int
+    stream: int
+    step: int
+    draw: int
+    first: int = 0
+
+    def bits(self, n, device="cpu"):
+        """The first n that are wanted: uint16 (n,), on the device."""
+        word, skipped = divmod(self.first, 4)
+        words = philox(*self[:4], -(-(skipped + n) // 4), word, device)
+        return words.astype("<u8", copy=False).view("<u2")[skipped : skipped + n]
+
+
+def dropout_draw(n):
+    """The next draw, to be of n integers: where a `counter` names rows, element 0 of theirs is not
+    element 0 of the batch."""
+    return Draw(*next_draw(), first=n // len(_here.rows) * _here.rows.start)
+
+
+def dropout_bits(n, device="cpu"):
+    """n random 16-bit integers for dropout, of the next draw: uint16 (n,), on the device."""
+    return dropout_draw(n).bits(n, device)

@@ -4,24 +4,31 @@ No test asserts a time.
 """
 
 import dataclasses
+import os
 import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+import emulator
+import fake_cupy
+import numpy as np
 import pytest
 import torch
 
 import tensorlib
 from benchmarks import __main__ as benchmarks
-from benchmarks import contest, limit, pytorch_gpt, report, worker
+from benchmarks import contest, gpu_tables, limit, pytorch_gpt, report, roofline, worker
+from benchmarks import gpu as gpu_worker
 from gpt.config import GPTConfig, TrainConfig, UserError
 from gpt.model import GPT
+from gpt.training import train
 
 TINY = TrainConfig(
     batch_size=2, model=GPTConfig(block_size=8, n_layer=2, n_head=2, n_embd=8, dropout=0.1)
 )
+emulated = pytest.mark.skipif(emulator.missing is not None, reason=str(emulator.missing))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 
@@ -96,6 +103,139 @@ def test_memory_and_one_operation(measured):
     assert all(0 < peak < 2**32 for (peak,) in peaks)
 
 
+CUPY = """
+import sys
+import fake_cupy
+import torch
+
+class Launches(type(fake_cupy.count.launches)):
+    def __setitem__(self, name, n):
+        for _ in range(n - self[name]):
+            with torch.profiler.record_function("cuLaunchKernel"):
+                pass
+        super().__setitem__(name, n)
+
+fake_cupy.count.launches = Launches()
+sys.modules["cupy"] = fake_cupy.cupy
+"""
+
+
+@pytest.fixture
+def gpu(measured, monkeypatch, tmp_path):
+    """gpu(what) runs the benchmark on the stand-in for CuPy, PyTorch beside it on the CPU: its
+    Markdown, and the times behind it."""
+    (tmp_path / "cupy.py").write_text(CUPY)
+    path = [str(tmp_path), str(Path(__file__).parent / "cuda"), *sys.path]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    monkeypatch.setattr(gpu_tables, "THEIR_DEVICE", "cpu")
+    names = (*gpu_tables.OURS, *gpu_tables.EAGER)  # what is compiled takes a while
+    monkeypatch.setattr(gpu_tables.contenders, "__defaults__", (names,))
+    with fake_cupy.installed():
+        yield lambda what, **options: measured(what, device="gpu", threads=(), **options)
+
+
+@emulated
+def test_a_training_step_on_a_gpu(gpu):
+    text, (times,) = gpu("step")
+    assert "## On a GPU: a training step" in text
+    assert "a stand-in for a GPU, CUDA 13.0, CuPy 14.2.0; " in text
+    assert {who: t.failure for who, t in times.items()} == dict.fromkeys(times, "")
+    assert {"ours, plain", "ours, fused", *gpu_tables.EAGER} <= times.keys()
+    header, _, *table = rows(text)
+    (theirs,) = (row for row in table if row[1] == "PyTorch, bfloat16")
+    for name in ("ours, plain", "ours, fused"):
+        pairs = zip(times[name].blocks, times["PyTorch, bfloat16"].blocks)
+        expected = statistics.median(statistics.median(a) / statistics.median(b) for a, b in pairs)
+        ratio = float(theirs[header.index(f"{name} / this")].split()[0])
+        assert ratio == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.slow
+@emulated
+def test_launches_on_a_gpu(gpu):
+    text, record = gpu("launches")
+    counted = {who: t.blocks for times in record for who, t in times.items()}
+    for kernels in ("plain", "fused"):
+        config = dataclasses.replace(TINY, kernels=kernels)
+        step = worker.training_step(contest.Job("step", "ours", config, 1, device="cuda"))
+        for _ in range(5):
+            step()
+        before = fake_cupy.count.launches.total()
+        step()
+        assert counted[f"ours, {kernels}"] == [[fake_cupy.count.launches.total() - before]]
+    assert [row[1] for row in rows(text)[2:]][-1] == "PyTorch, bfloat16"
+
+
+@emulated
+def test_kernels_beside_their_limit(gpu):
+    text, record = gpu("kernels")
+    times = record[0]["ours"]
+    assert not times.failure
+    table = {row[0]: row[1:] for row in rows(text)[2:]}
+    assert list(table) == list(roofline.NAMES)
+    N, C = 2 * 8, 8
+    sizes = dict(zip(roofline.NAMES, times.blocks[0][::3]))
+    assert sizes["gelu"] == 2 * N * 4 * C * 2  # read and written
+    assert sizes["layer_norm"] == 3 * N * C * 2 + 2 * C * 2 + N * 4
+    assert sizes["adam"] == 7 * 4 * (24 * C * C + 65 * C)
+    for name, (_, took, least, share) in table.items():
+        i = roofline.NAMES.index(name)
+        best = [min(turn[3 * i + j] for turn in times.blocks) for j in (1, 2)]
+        assert float(took) == pytest.approx(1e6 * best[0], rel=0.01, abs=0.1)
+        assert float(least) == pytest.approx(1e6 * best[1], rel=0.01, abs=0.1)
+        assert float(share.strip("%")) == pytest.approx(100 * best[1] / best[0], abs=1)
+
+
+@pytest.mark.slow
+@emulated
+def test_the_recipe_on_a_gpu(gpu, monkeypatch, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    short = dataclasses.replace(TINY, max_iters=6, eval_interval=3, eval_iters=1)
+    monkeypatch.setitem(gpu_tables.PRESETS, "video", short)
+    markdown, record = gpu("recipe", data=text)
+    here = dataclasses.replace(short, data=text, out=tmp_path / "here")
+    expected = train(here).reports()[-1]
+    for (times,) in (r.values() for r in record):
+        seconds, step, loss = times.blocks[0]
+        assert (step, loss) == (expected["best_step"], pytest.approx(expected["full_val_loss"]))
+        assert seconds > 0
+    assert f"{expected['full_val_loss']:.4f}" in markdown
+
+
+@pytest.mark.slow
+@emulated
+def test_sampling_on_a_gpu(gpu):
+    text, (times,) = gpu("sampling")
+    assert not any(t.failure for t in times.values())
+    assert [row[0] for row in rows(text)[2:]] == list(times)
+
+
+def test_memory_is_what_was_in_use_at_once():
+    """Two arrays of which one is given back are never more than both."""
+    with fake_cupy.installed():
+        before = fake_cupy.memory.used
+
+        def work():
+            for _ in range(3):
+                fake_cupy.cupy.zeros(1000, np.uint8) + fake_cupy.cupy.zeros(1000, np.uint8)
+
+        job = contest.Job("memory", "ours", TINY, 1, device="cuda")
+        assert gpu_worker.peak(job, work)(0.0) == [before + 3000]
+
+
+def test_without_a_gpu_there_is_one_line(tmp_path):
+    if tensorlib.cuda.is_available():
+        pytest.skip("there is a GPU")
+    command = [sys.executable, "-m", "benchmarks", "--device", "gpu"]
+    repository = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch("error: --device gpu: no GPU .*\n", done.stderr)
+    with pytest.raises(UserError, match="what is growth, which is not for --device gpu"):
+        benchmarks.Benchmark(what="growth", device="gpu")
+
+
 @pytest.mark.slow
 def test_everything(measured):
     text, record = measured("all", size=("notebook", "video"))
@@ -112,7 +252,7 @@ def test_a_failure_is_told_and_the_others_go_on():
     times = contest.alternate(jobs, blocks=1, seconds=0)
     assert times["theirs"].failure == "KeyError: 'no such operation'"
     assert (len(times["ours"].blocks), times["theirs"].blocks) == (1, [])
-    ours, theirs = benchmarks.comparison([], times, {"theirs": "PyTorch"}, str)
+    ours, theirs = report.comparison([], times, {"theirs": "PyTorch"}, str)
     assert ours[0] == "ours"
     assert theirs == ["PyTorch", "—", "KeyError: 'no such operation'"]
 
@@ -121,9 +261,15 @@ def test_every_operation_is_there_in_both_libraries():
     assert {*worker.operations(TINY), "adamw"} == {*benchmarks.get_args(benchmarks.Op)}
 
 
-@pytest.mark.parametrize("attention", ["CausalSelfAttention", "MultiHeadAttention"])
-def test_pytorchs_model_is_ours(attention):
-    config = dataclasses.replace(TINY.model, dropout=0.0)
+GPT2 = {"activation": "gelu", "qkv_bias": True, "tied_head": True}
+
+
+@pytest.mark.parametrize(
+    ("attention", "switches"),
+    [("CausalSelfAttention", {}), ("MultiHeadAttention", {}), ("CausalSelfAttention", GPT2)],
+)
+def test_pytorchs_model_is_ours(attention, switches):
+    config = dataclasses.replace(TINY.model, dropout=0.0, **switches)
     ours = GPT(config)
     theirs = pytorch_gpt.GPT(config, getattr(pytorch_gpt, attention))
     state = {name: torch.tensor(p.numpy()) for name, p in ours.state_dict().items()}

@@ -8,17 +8,16 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from ..device import device_of
 from . import cpu
 
+_FUSED = ("float32", "float16", "bfloat16")
 _gpu: ModuleType = cpu  # its array code runs on a GPU as well, by NumPy's protocols
 
 
 def kernels(array: Any) -> ModuleType:
     """The kernels for the machine on which `array` lives; fused ones compute in 32 and 16 bits."""
-    if _gpu is cpu or device_of(array) == "cpu" or array.dtype == np.float64:
+    if _gpu is cpu or device_of(array) == "cpu" or array.dtype.name not in _FUSED:
         return cpu
     return _gpu
 

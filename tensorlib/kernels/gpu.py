@@ -8,6 +8,7 @@ stand in `cpu.py`, which is the specification: a docstring here says what differ
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ def _by_rows(kernel: str, dtype: np.dtype, rows: int, columns: int, *args: Any) 
     team = 32 if columns <= 1024 else _THREADS
     teams = _THREADS // team
     _launch(kernel, dtype, (-(-rows // teams),), (team, teams), *args, rows, columns)
+
+
+def _on_device(number: Any, dtype: Any) -> Array:
+    """A number as an array of one element; one that is on the device as it is."""
+    return _scalar(number, dtype) if isinstance(number, int | float) else number
+
+
+@functools.lru_cache(maxsize=8)  # a step's numbers are the same for all who ask
+def _scalar(number: float, dtype: Any) -> Array:
+    return library("cuda").full(1, number, dtype)
 
 
 def _empty(shape: Any, dtype: Any) -> Array:
@@ -148,6 +159,20 @@ def _matrix(x: Array) -> tuple[int, int]:
 
 
 # -------------------------------------------------------------------------------------- activations
+
+
+def relu(x: Array) -> Array:
+    (x,) = _contiguous(x)
+    y = _empty(x.shape, x.dtype)
+    _each("elementwise.relu", x.dtype, x.size, x, y)
+    return y
+
+
+def relu_backward(dy: Array, y: Array) -> Array:
+    dy, y = _contiguous(dy, y)
+    dx = _empty(y.shape, y.dtype)
+    _each("elementwise.relu_backward", y.dtype, y.size, dy, y, dx)
+    return dx
 
 
 def gelu(x: Array, approximate: bool) -> Array:
@@ -286,11 +311,15 @@ def _column_sums(x: Array, z: Array | None = None) -> list[Array]:
 # ------------------------------------------------------------------------------------------ dropout
 
 
-def dropout(x: Array, bits: Array, threshold: int) -> tuple[Array, Array]:
-    x, bits = _contiguous(x, bits)
+def dropout(x: Array, draw: Any, threshold: int) -> tuple[Array, Array]:
+    """The kernel makes the integers of `draw` itself, whose step may be an array as in `philox`."""
+    (x,) = _contiguous(x)
     y, keep = _empty(x.shape, x.dtype), _empty(x.shape, np.bool_)
-    args = x, bits, y, keep, threshold, _keep_scale(threshold)
-    _each("elementwise.dropout", x.dtype, x.size, *args)
+    seed, stream, step, number, first = draw
+    place = np.uint64(seed), np.uint64(stream), _on_device(step, np.uint64), np.uint64(number)
+    threads = -(-(first % 16 + x.size) // 16)
+    args = x, y, keep, threshold, _keep_scale(threshold), *place, np.int64(first), np.int64(x.size)
+    _launch("elementwise.dropout", x.dtype, (-(-threads // _THREADS),), (_THREADS,), *args)
     return y, keep
 
 
@@ -312,8 +341,7 @@ def philox(seed: int, stream: int, step: int | Array, draw: int, n: int, first: 
     step may be an array of one uint64, so that a captured launch can be repeated with another.
     """
     block, skipped = divmod(first, 4)
-    if isinstance(step, int):
-        step = library("cuda").full(1, step, np.uint64)
+    step = _on_device(step, np.uint64)
     words = _empty(skipped + n, np.uint64)
     place = np.uint64(seed), np.uint64(stream), step, np.uint64(draw), np.uint64(block)
     grid, dtype = (-(-words.size // (4 * _THREADS)),), np.dtype(np.float32)
@@ -364,13 +392,24 @@ def adam(
 ) -> None:
     """p, m and v must be contiguous: they are written. step (int32) and lr (float32) may be arrays
     of one element, so that a captured launch can be repeated with others."""
-    xp = library("cuda")
     (g,) = _contiguous(g)
-    step = xp.full(1, step, np.int32) if isinstance(step, int) else step
-    lr = xp.full(1, lr, np.float32) if isinstance(lr, float | int) else lr
+    step, lr = _on_device(step, np.int32), _on_device(lr, np.float32)
     logarithms = [math.log(beta) if beta else -math.inf for beta in betas]
     settings = *betas, 1 - betas[0], 1 - betas[1], *logarithms, eps, weight_decay
     _each("optimizer.adam", p.dtype, p.size, p, g, m, v, step, lr, *map(float, settings), decoupled)
+
+
+def join(arrays: list[Array], out: Array) -> None:
+    """The arrays in groups of eight, a launch each."""
+    arrays, start = _contiguous(*arrays), 0
+    for i in range(0, len(arrays), 8):
+        group = arrays[i : i + 8]
+        ends = list(itertools.accumulate(x.size for x in group))
+        y = out[start : start + ends[-1]]
+        empty = 8 - len(group)
+        pointers, ends = group + empty * [y], ends + empty * ends[-1:]
+        _each("optimizer.join", y.dtype, y.size, *pointers, *map(np.int64, ends), y)
+        start += y.size
 
 
 def norm(x: Array) -> Array:

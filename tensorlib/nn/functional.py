@@ -197,7 +197,7 @@ def _reshaped(arrays, shapes):
 
 @operation
 def _dropout(x, threshold):
-    y, keep = kernels(x).dropout(x, random.dropout_bits(x.size, device_of(x)), threshold)
+    y, keep = kernels(x).dropout(x, random.dropout_draw(x.size), threshold)
     return y, (lambda grad: kernels(grad).dropout_backward(grad, keep, threshold),)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..autograd import mark_written
 from ..device import device_of
+from ..kernels import kernels
 from ..tensor import Tensor
 
 
@@ -30,15 +31,16 @@ def clip_grad_norm_(
         if math.isinf(norm_type):
             total = functools.reduce(np.maximum, [np.abs(g).max() for g in grads])
         elif norm_type == 2:
-            total = np.sqrt(sum(np.vdot(g, g) for g in grads))
+            norms = [kernels(g).norm(g) for g in grads]
+            total = norms[0] if len(norms) == 1 else kernels(norms[0]).norm(np.stack(norms))
         else:
             total = sum((np.abs(g) ** norm_type).sum() for g in grads) ** (1 / norm_type)
         factor = np.minimum(max_norm / (total + 1e-6), 1)  # nan stays nan: the gradients show it
         if device_of(factor) != "cpu" or factor != 1:
             for g in grads:
-                g *= factor.astype(g.dtype)
+                g *= factor.astype(g.dtype, copy=False)
                 mark_written(g)
-    return Tensor(total.astype(grads[0].dtype))
+    return Tensor(total.astype(grads[0].dtype, copy=False))
 
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:

@@ -10,11 +10,15 @@ memory that nobody wrote to holds no zeros.
     with no_synchronisation():    # whatever makes the host wait for the device raises
         step()
 
-`count` has the number of times that the host waited for the device, and of copies to the device.
+`count` has the number of times that the host waited for the device, of copies to the device, and of
+launches by name. A function that makes an array, or writes to one, is one launch, though CuPy
+takes several for some (sorting); joining n arrays is n.
 """
 
 import sys
 import types
+import weakref
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,9 +29,10 @@ GIGABYTE = 2**30
 
 
 class Count:
-    """What passed between host and device: `synchronisations`, `uploads`."""
+    """What passed between host and device: `synchronisations`, `uploads`, `launches` by name."""
 
     def __init__(self):
+        self.launches = Counter()
         self.synchronisations = self.uploads = 0
         self.forbidden = False
 
@@ -136,12 +141,13 @@ class ndarray:  # noqa: N801
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index):
-        return _wrap(self._values[self._index(index, "x[mask]")], self)
+        return _wrap(self._values[self._index(index, "x[mask]")], self, by="x[…]")
 
     def __setitem__(self, index, value):
         if isinstance(value, np.ndarray) and value.ndim:
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
         value = value._values if type(value) is ndarray else value
+        count.launches["x[…] = …"] += 1
         self._values[self._index(index, "x[mask] = …")] = value
 
     def _index(self, index, what):
@@ -169,15 +175,16 @@ class ndarray:  # noqa: N801
     # -- methods
 
     def reshape(self, *shape, order="C"):
-        return _wrap(self._values.reshape(*shape, order=order), self)
+        return _wrap(self._values.reshape(*shape, order=order), self, by="reshape")
 
     def astype(self, dtype, order="K", copy=True):
-        return _wrap(self._values.astype(dtype, order, copy=copy), self)
+        return _wrap(self._values.astype(dtype, order, copy=copy), self, by="astype")
 
     def view(self, dtype=None):
         return _wrap(self._values.view(dtype or self.dtype), self)
 
     def copy(self, order="C"):
+        count.launches["copy"] += 1
         return _allocate(self._values.copy(order))
 
     def transpose(self, *axes):
@@ -187,10 +194,11 @@ class ndarray:  # noqa: N801
         self[...] = value
 
 
-def _wrap(result, *sources):
-    """What NumPy computed from the arrays `sources`, as CuPy returns it."""
+def _wrap(result, *sources, by=None, launches=1):
+    """What NumPy computed from the arrays `sources`, as CuPy returns it. A new array, or a result
+    that was written to its `out`, took `launches` of the function `by`."""
     if isinstance(result, (tuple, list)):
-        return type(result)(_wrap(r, *sources) for r in result)
+        return type(result)(_wrap(r, *sources, by=by) for r in result)
     if isinstance(result, np.generic):
         result = np.asarray(result)
     if not isinstance(result, np.ndarray):
@@ -204,13 +212,25 @@ def _wrap(result, *sources):
             return source
         if result.size and np.may_share_memory(result, source._values):
             return ndarray(result, source if source.base is None else source.base)
+    count.launches[by] += launches
     return _allocate(result)
 
 
 def _allocate(values):
     if values.nbytes > memory.free:
         raise OutOfMemoryError(values.nbytes, memory.total - memory.free)
-    return ndarray(values)
+    array = ndarray(values)
+    memory.used += values.nbytes
+    weakref.finalize(array, _free, values.nbytes)
+    for hook in memory.hooks:
+        hook.malloc_postprocess(
+            device_id=0, size=values.nbytes, mem_size=values.nbytes, mem_ptr=0, pmem_id=0
+        )
+    return array
+
+
+def _free(size):
+    memory.used -= size
 
 
 def _unwrap(x, found):
@@ -285,6 +305,7 @@ OPERATORS = """add and:bitwise_and matmul mul:multiply or:bitwise_or pow:power r
     sub:subtract truediv:true_divide xor:bitwise_xor"""
 COMPARISONS = "eq:equal ge:greater_equal gt:greater le:less_equal lt:less ne:not_equal"
 DTYPES = "float16 float32 float64 int32 int64 uint8 uint16 uint32 uint64 bool_"
+JOINING = ("concatenate", "stack")
 WAITING = ("nonzero", "unique", "bincount")  # for the shape of their result
 
 
@@ -299,7 +320,11 @@ def _function(name, parameters=None):
         sources: list = []
         _check(name, args, options.get("axis"))
         args, options = _unwrap(args, sources), {k: _unwrap(v, sources) for k, v in options.items()}
-        return _wrap(numpy_function(*args, **options), *sources)
+        launches = len(args[0]) if name in JOINING else 1
+        result = numpy_function(*args, **options)
+        if any(result is array._values for array in sources) and name != "ascontiguousarray":
+            count.launches[name] += launches  # it was written to `out`
+        return _wrap(result, *sources, by=name, launches=launches)
 
     return call
 
@@ -383,7 +408,18 @@ class OutOfMemoryError(MemoryError):
         super().__init__(text)
 
 
-memory = types.SimpleNamespace(free=64 * GIGABYTE, total=64 * GIGABYTE)
+memory = types.SimpleNamespace(free=64 * GIGABYTE, total=64 * GIGABYTE, used=0, hooks=[])
+
+
+class MemoryHook:
+    """Inside `with`, it is told of allocations."""
+
+    def __enter__(self):
+        memory.hooks.append(self)
+        return self
+
+    def __exit__(self, *_error):
+        memory.hooks.remove(self)
 
 
 class Device:
@@ -426,6 +462,7 @@ class _Kernel:
         self._function = function
 
     def __call__(self, grid, block, args, *, shared_mem=0):
+        count.launches[self._function.name] += 1
         self._function.max_dynamic_shared_size_bytes = self.max_dynamic_shared_size_bytes
         self._function(grid, block, tuple(map(_argument, args)), shared_mem=shared_mem)
 
@@ -453,10 +490,16 @@ def _namespace():
     for name in DTYPES.split():
         setattr(module, name, getattr(np, name))
     module.__version__ = "14.2.0"
+    module.get_default_memory_pool = lambda: types.SimpleNamespace(used_bytes=lambda: memory.used)
     module.cuda = types.SimpleNamespace(
         is_available=lambda: True,
         Device=Device,
         get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        MemoryHook=MemoryHook,
+        runtime=types.SimpleNamespace(
+            getDeviceProperties=lambda device: {"name": b"a stand-in for a GPU"},
+            runtimeGetVersion=lambda: 13000,
+        ),
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     )
     return module
@@ -506,13 +549,14 @@ def installed():
 def _forget():
     """Have tensorlib look for CuPy again, and keep no array of the one before."""
     from tensorlib import device
-    from tensorlib.kernels import cpu, cublas, philox
+    from tensorlib.kernels import cpu, cublas, gpu, philox
 
     for cached in (
         device._cupy,
+        device.compute_capability,
         philox._multipliers,
         cpu._future,
+        gpu._scalar,
         cublas._handle,
-        device.compute_capability,
     ):
         cached.cache_clear()

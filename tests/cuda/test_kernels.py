@@ -98,6 +98,8 @@ CASES = {
     "softmax_backward": lambda x, C: [(x(5, C), cpu.softmax(x(5, C, seed=1), -1), -1)],
     "log_softmax": lambda x, C: [(x(5, C), -1)],
     "log_softmax_backward": lambda x, C: [(x(5, C), -np.abs(x(5, C, seed=1)), -1)],
+    "relu": lambda x, C: [(x(3, C),)],
+    "relu_backward": lambda x, C: [(x(3, C), np.maximum(x(3, C, seed=1), 0))],
     "gelu": lambda x, C: [(x(3, C), tanh) for tanh in (False, True)],
     "gelu_backward": lambda x, C: [(x(3, C), x(3, C, seed=1), tanh) for tanh in (False, True)],
     "layer_norm": lambda x, C: [
@@ -217,13 +219,24 @@ def test_linear(bias, dtype):
 @every_dtype
 @pytest.mark.parametrize("threshold", [0, 1, 13107, 65535, 65536])
 def test_dropout(threshold, dtype):
-    bits = np.random.default_rng(0).integers(0, 65536, 3 * 211, np.uint16)
-    bits[:3] = 0, threshold & 65535, 65535
     x = normal(3, 211, dtype=dtype)
-    twin = lambda x, bits, t: cpu.dropout(x, bits.reshape(x.shape), t)  # noqa: E731
-    compare("dropout", x, bits.reshape(x.shape), threshold, tolerance=DTYPES[dtype], twin=twin)
-    keep = bits.reshape(x.shape) >= threshold
-    compare("dropout_backward", x, keep, threshold, tolerance=DTYPES[dtype])
+    for draw in (random.Draw(1337, 2, 4999, 12), random.Draw(2**64 - 1, 3, 2**63, 0, 16 * 9 + 5)):
+        _, keep = compare("dropout", x, draw, threshold, tolerance=DTYPES[dtype])
+        np.testing.assert_array_equal(keep, draw.bits(x.size).reshape(x.shape) >= threshold)
+        compare("dropout_backward", x, keep, threshold, tolerance=DTYPES[dtype])
+
+
+def test_dropout_keeps_what_is_at_the_threshold():
+    draw = random.Draw(1, 2, 3, 4)
+    bits = draw.bits(500)
+    for i in (0, 15, 16, 499):
+        _, keep = gpu.dropout(on_device(normal(500)), draw, int(bits[i]))
+        assert keep.get()[i]
+        _, keep = gpu.dropout(on_device(normal(500)), draw, int(bits[i]) + 1)
+        assert not keep.get()[i]
+    step = on_device(np.array([3], np.uint64))
+    _, keep = gpu.dropout(on_device(normal(500)), draw._replace(step=step), 30000)
+    np.testing.assert_array_equal(keep.get(), bits >= 30000)
 
 
 @pytest.mark.parametrize("place", [(0, 0, 0, 0), (2**64 - 1, 5, 2**63, 7), (1337, 2, 4999, 12)])
@@ -260,6 +273,18 @@ def test_norm(n):
     x = normal(n)
     (result,) = compare("norm", x)
     assert math.isclose(result, math.sqrt(math.fsum(x.astype(float) ** 2)), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 8, 19])
+def test_join(count):
+    arrays = [normal(*[(5,), (2, 3), (1,), ()][i % 4], seed=i) for i in range(count)]
+    arrays[-1] = normal(4, 6)[:, ::2]
+    expected = np.empty(sum(x.size for x in arrays), np.float32)
+    cpu.join(arrays, expected)
+    assert expected.tolist() == [float(number) for x in arrays for number in x.flat]
+    out = _empty(expected.shape, np.float32)
+    gpu.join([on_device(x) for x in arrays], out)
+    np.testing.assert_array_equal(out.get(), expected)
 
 
 def test_inputs_need_not_be_contiguous():

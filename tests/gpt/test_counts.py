@@ -3,13 +3,24 @@
 A limit may be raised where the step does more for it, and should be lowered where it does less.
 """
 
+import dataclasses
 import tracemalloc
 from collections import Counter
+from pathlib import Path
 
+import emulator
+import fake_cupy
+import numpy as np
 import pytest
 
 import tensorlib
 from gpt import GPT, GPTConfig
+from gpt.config import TrainConfig
+from gpt.data import Corpus
+from gpt.run import Run
+from gpt.tokenizer import CharTokenizer
+from gpt.training import Trainer
+from tensorlib import kernels
 
 B, T, C, H, V = 4, 32, 64, 4, 65
 
@@ -88,3 +99,55 @@ def test_memory_of_a_block(backward):
         peaks.append(peak_of(step))
     kept = B * T * (12 * C + H * T)
     assert kept <= (peaks[1] - peaks[0]) / 4 <= 1.04 * kept
+
+
+@pytest.fixture
+def fused(monkeypatch):
+    """The fused kernels, on the stand-in for CuPy, which counts launches."""
+    if emulator.missing:
+        pytest.skip(emulator.missing)
+    monkeypatch.setattr(kernels, "_gpu", kernels.cpu)  # put back
+    with fake_cupy.installed():
+        kernels.use_fused()
+        yield
+
+
+def launches_of(step):
+    step()  # what is made once and kept
+    fake_cupy.count.launches.clear()
+    step()
+    return fake_cupy.count.launches.total()
+
+
+@pytest.mark.usefixtures("fused")
+def test_launches_of_a_training_step():
+    """In float32, where attention is plain operations: of each block, and of all the rest."""
+    counts = []
+    for layers in (1, 2):
+        model = GPTConfig(V, block_size=8, n_layer=layers, n_head=2, n_embd=16, dropout=0.2)
+        tokens = np.arange(100) % V
+        corpus = Corpus("", "", CharTokenizer(""), tokens, tokens)
+        config = dataclasses.replace(TrainConfig(batch_size=2, model=model), grad_clip=1.0)
+        run = Run(Path("unused"))
+        counts.append(launches_of(Trainer(config, corpus, run, "cuda").update))
+    per_block = counts[1] - counts[0]
+    assert per_block <= 72
+    assert counts[0] - per_block <= 62
+
+
+@pytest.mark.usefixtures("fused")
+def test_launches_of_a_block_in_16_bits():
+    """Forwards and backwards, with flash attention."""
+    counts = []
+    for layers in (1, 2):
+        size = {"block_size": 8, "n_layer": layers, "n_head": 2, "n_embd": 32, "dropout": 0.2}
+        model = GPT(GPTConfig(V, **size)).to("cuda").to(tensorlib.float16)
+        idx = tensorlib.zeros(2, 9, dtype=tensorlib.long, device="cuda")
+
+        def step(model=model, idx=idx):
+            model(idx[:, :-1], idx[:, 1:])[1].backward()
+            for p in model.parameters():
+                p.grad = None
+
+        counts.append(launches_of(step))
+    assert counts[1] - counts[0] <= 46

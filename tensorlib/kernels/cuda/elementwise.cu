@@ -13,6 +13,20 @@ __device__ float tanh_cdf(float x, float* slope) {
     return 0.5f * (1 + t);
 }
 
+// y = max(x, 0), where a NaN stays one
+extern "C" __global__ void relu(const scalar* x, scalar* y, int64 n) {
+    int64 i = thread_number();
+    if (i >= n) return;
+    y[i] = float(x[i]) <= 0 ? scalar(0.0f) : x[i];
+}
+
+// dx = dy where y > 0
+extern "C" __global__ void relu_backward(const scalar* dy, const scalar* y, scalar* dx, int64 n) {
+    int64 i = thread_number();
+    if (i >= n) return;
+    dx[i] = float(y[i]) <= 0 ? scalar(0.0f) : dy[i];
+}
+
 // y = x Φ(x)
 extern "C" __global__ void gelu(const scalar* x, scalar* y, int approximate, int64 n) {
     int64 i = thread_number();
@@ -31,15 +45,7 @@ extern "C" __global__ void gelu_backward(const scalar* dy, const scalar* x, scal
     dx[i] = scalar(float(dy[i]) * (cdf + v * slope));
 }
 
-// keep = bits ≥ threshold; y = keep ? x · scale : 0
-extern "C" __global__ void dropout(const scalar* x, const unsigned short* bits, scalar* y,
-                                   bool* keep, int threshold, float scale, int64 n) {
-    int64 i = thread_number();
-    if (i >= n) return;
-    keep[i] = bits[i] >= threshold;
-    y[i] = scalar(keep[i] ? float(x[i]) * scale : 0.0f);
-}
-
+// dx = keep ? dy · scale : 0, scale as in dropout below
 extern "C" __global__ void dropout_backward(const scalar* dy, const bool* keep, scalar* dx,
                                             float scale, int64 n) {
     int64 i = thread_number();
@@ -56,12 +62,8 @@ extern "C" __global__ void embedding(const int64* index, const scalar* weight, s
     y[i] = 0 <= row && row < V ? weight[row * C + i % C] : scalar(__int_as_float(0x7fffffff));
 }
 
-// Philox4x64-10 (Salmon, Moraes, Dror & Shaw 2011): four words of thread i are those of the counter
-// (first + i, draw, *step, 0), with the key (seed, stream). words: (n,).
-extern "C" __global__ void philox(uint64* words, uint64 seed, uint64 stream, const uint64* step,
-                                  uint64 draw, uint64 first, int64 n) {
-    int64 i = thread_number();
-    uint64 x[4] = {first + i, draw, *step, 0};
+// Philox4x64-10 (Salmon, Moraes, Dror & Shaw 2011): makes four random words of a counter.
+__device__ void philox_words(uint64* x, uint64 seed, uint64 stream) {
     for (int round = 0; round < 10; round++) {
         uint64 even = x[0], third = x[2];
         x[0] = __umul64hi(0xCA5A826395121157, third) ^ x[1] ^ seed;
@@ -71,5 +73,29 @@ extern "C" __global__ void philox(uint64* words, uint64 seed, uint64 stream, con
         seed += 0x9E3779B97F4A7C15;
         stream += 0xBB67AE8584CAA73B;
     }
+}
+
+// Four words of thread i are those of the counter (first + i, draw, *step, 0). words: (n,).
+extern "C" __global__ void philox(uint64* words, uint64 seed, uint64 stream, const uint64* step,
+                                  uint64 draw, uint64 first, int64 n) {
+    int64 i = thread_number();
+    uint64 x[4] = {first + i, draw, *step, 0};
+    philox_words(x, seed, stream);
     for (int j = 0; j < 4 && 4 * i + j < n; j++) words[4 * i + j] = x[j];
+}
+
+// keep = bits ≥ threshold; y = keep ? x · scale : 0. Element i has the 16 bits number first + i of
+// the draw; a thread takes the 16 elements that have theirs from the same counter.
+extern "C" __global__ void dropout(const scalar* x, scalar* y, bool* keep, int threshold,
+                                   float scale, uint64 seed, uint64 stream, const uint64* step,
+                                   uint64 draw, int64 first, int64 n) {
+    int64 counter = first / 16 + thread_number();
+    uint64 words[4] = {(uint64)counter, draw, *step, 0};
+    philox_words(words, seed, stream);
+    for (int j = 0; j < 16; j++) {
+        int64 i = 16 * counter + j - first;
+        if (i < 0 || i >= n) continue;
+        keep[i] = (int)(words[j / 4] >> 16 * (j % 4) & 0xffff) >= threshold;
+        y[i] = scalar(keep[i] ? float(x[i]) * scale : 0.0f);
+    }
 }

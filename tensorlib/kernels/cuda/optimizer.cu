@@ -1,4 +1,5 @@
-// The step of Adam and AdamW, and the norm of the gradients, over all parameters in one array.
+// The step of Adam and AdamW, and the norm of the gradients, over all parameters in one array; and
+// how the gradients come to be in one array.
 #include "common.cuh"
 
 // m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,  p ← p − lr · m̂ / (√v̂ + eps)
@@ -21,6 +22,20 @@ extern "C" __global__ void adam(scalar* p, const scalar* g, scalar* m, scalar* v
     m[i] = scalar(mean);
     v[i] = scalar(square);
     p[i] = scalar(weight - *lr / correction1 * mean / (sqrtf(square / correction2) + eps));
+}
+
+// y = eight arrays, one after the other. end0, end1, …: where each ends in y.
+extern "C" __global__ void join(const scalar* x0, const scalar* x1, const scalar* x2,
+                                const scalar* x3, const scalar* x4, const scalar* x5,
+                                const scalar* x6, const scalar* x7, int64 end0, int64 end1,
+                                int64 end2, int64 end3, int64 end4, int64 end5, int64 end6,
+                                int64 end7, scalar* y, int64 n) {
+    const scalar* x[] = {x0, x1, x2, x3, x4, x5, x6, x7};
+    const int64 start[] = {0, end0, end1, end2, end3, end4, end5, end6};
+    const int64 end[] = {end0, end1, end2, end3, end4, end5, end6, end7};
+    int64 i = thread_number();
+    for (int j = 0; j < 8; j++)
+        if (start[j] <= i && i < end[j]) y[i] = x[j][i - start[j]];
 }
 
 // First step: partial[b] = Σ x² over the numbers of block b.
