@@ -6,7 +6,7 @@
 # lower validation loss than tiny Shakespeare alone?
 #
 # Every Python carries some megabytes of text: the reference behind `help()`, and the sources of the
-# standard library, half of them English in docstrings and comments. Any other text is better:
+# standard library, with much English in docstrings and comments. Any other text is better:
 # `--text FILE`, or a directory of .txt files.
 #
 # Measured with the model of the video's notebook (4 layers, 64 channels, a context of 32
@@ -24,8 +24,7 @@
 # On the large text the two losses end at 1.58 (train) and 1.59 (validation): no gap. What it
 # teaches saves more than half of the steps on Shakespeare: a thousand after it beat two thousand
 # from scratch. It does not beat training from scratch where the steps on both texts are counted
-# together: five thousand steps of Shakespeare alone are better. At this size nothing is learned by
-# heart, so more of the right text is worth more than another.
+# together: five thousand steps of Shakespeare alone are better.
 
 # %%
 import copy
