@@ -24,6 +24,8 @@
 # | 1,000 | 100 | 100 | 100 | 100 | 98.96 | 99.79 | 99.17 | 100 |
 # | 2,000 | 100 | 100 | 100 | 100 | 100 | 100 | 100 | 100 |
 #
+# With `--seed 1` and `--seed 2` all are right from step 1,000 on, too.
+#
 # `python -m lessons ex2 --digits 3`: 101,964 parameters, 9,936 held out (the first 1,000 of them
 # until the last step), 138 seconds for each:
 #
