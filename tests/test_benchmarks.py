@@ -104,7 +104,6 @@ def test_memory_and_one_operation(measured):
 
 
 CUPY = """
-import sys
 import fake_cupy
 import torch
 
@@ -116,7 +115,7 @@ class Launches(type(fake_cupy.count.launches)):
         super().__setitem__(name, n)
 
 fake_cupy.count.launches = Launches()
-sys.modules["cupy"] = fake_cupy.cupy
+fake_cupy.install()
 """
 
 

@@ -6,6 +6,7 @@ from bare addresses. It refuses the calls that cuBLAS would refuse, and keeps wh
 
 import ctypes
 
+import fake_cupy
 import ml_dtypes
 import numpy as np
 
@@ -35,6 +36,7 @@ class Library:
                 if values[0] not in self.handles:
                     return NOT_INITIALIZED
                 self.calls.append((name, *values))
+                fake_cupy.count.launches[name] += 1
             return function(*values)
 
         return call
