@@ -11,7 +11,6 @@ import threading
 
 import emulator
 import fake_cupy
-import harness
 import numpy as np
 import pytest
 import torch
@@ -36,16 +35,7 @@ TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCE = {"bfloat16": 2e-2, "float16": 2e-3}
 
 
-@pytest.fixture(params=["stand-in", "GPU"], autouse=True)
-def machine(request, monkeypatch):
-    monkeypatch.setattr(harness, "device", "cuda")
-    if request.param == "stand-in":
-        with fake_cupy.installed():
-            yield request.param
-    elif not tensorlib.cuda.is_available():
-        pytest.skip("there is no GPU")
-    else:
-        yield request.param
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 # ---- dtypes --------------------------------------------------------------------------------------

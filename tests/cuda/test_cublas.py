@@ -19,15 +19,7 @@ RNG = np.random.default_rng(0)
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
 
 
-@pytest.fixture(params=["stand-in", "GPU"], autouse=True)
-def machine(request):
-    if request.param == "stand-in":
-        with fake_cupy.installed():
-            yield request.param
-    elif not tensorlib.cuda.is_available():
-        pytest.skip("there is no GPU")
-    else:
-        yield request.param
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 def there(values):

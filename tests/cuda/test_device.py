@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fake_cupy
-import harness
 import numpy as np
 import pytest
 from harness import check, integers, mask
@@ -34,17 +33,7 @@ REPOSITORY = Path(__file__).parents[2]
 TEXT = "".join(f"the {word} jumps over {i}\n" for i in range(60) for word in ("fox", "dog", "cat"))
 
 
-@pytest.fixture(params=["stand-in", "GPU"], autouse=True)
-def machine(request, monkeypatch):
-    """What "cuda" is during a test; `harness.check` computes there."""
-    monkeypatch.setattr(harness, "device", "cuda")
-    if request.param == "stand-in":
-        with fake_cupy.installed():
-            yield request.param
-    elif not tensorlib.cuda.is_available():
-        pytest.skip("there is no GPU")
-    else:
-        yield request.param
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import pytest
 import torch
 from harness import check, check_error, leaf, mask, tensorlib
 
+from tensorlib.kernels import cpu
+
 OURS = pytest.mark.skipif(tensorlib is torch, reason="PyTorch does not do this")
 SHAPES = {  # query, key, value
     "3-D": [(2, 4, 8), (2, 4, 8), (2, 4, 8)],
@@ -237,3 +239,51 @@ def test_dropout_in_blocks_is_dropout_of_the_whole():
     np.testing.assert_allclose(y.detach().numpy(), expected.detach().numpy(), rtol=1e-10)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), rtol=1e-9, atol=1e-12)
+
+
+# ---- in pieces -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    """Attention in pieces as at a large size: some matrices at once, and of these some rows."""
+    monkeypatch.setattr(cpu, "_ROWS", 2)
+    monkeypatch.setattr(cpu, "_WEIGHTS", 2 * 3 * 2 * 7)  # two of five, in heads, rows and positions
+
+
+@OURS
+@pytest.mark.usefixtures("in_pieces")
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("lengths", [(7, 7), (7, 4), (4, 7)])
+def test_in_pieces(lengths, causal):
+    queries, positions = lengths
+    shapes = [(5, 3, queries, 4), (5, 3, positions, 4), (5, 3, positions, 4)]
+
+    def attend(t, q, k, v):
+        return t.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    check(attend, *shapes)
+
+
+@OURS
+@pytest.mark.cpu
+@pytest.mark.usefixtures("in_pieces")
+def test_dropout_in_pieces():
+    """PyTorch's softmax, product and sums, with the weights dropped that the bits say."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((5, 3, 7, 4)) for _ in range(3)]
+    bits = rng.integers(0, 65536, (5, 3, 7, 7), dtype=np.uint16)
+    threshold = 20000
+    y, saved = cpu.attention(*arrays, None, True, 0.3, bits, threshold)
+    assert len(saved) > 1
+    assert len(saved[0]) > 1
+    upstream = rng.standard_normal(y.shape)
+    gradients = cpu.attention_backward(upstream, *arrays, saved, True, 0.3, threshold)[:3]
+    q, k, v = (torch.tensor(x, requires_grad=True) for x in arrays)
+    scores = (q @ k.mT * 0.3).masked_fill(~torch.ones(7, 7).tril().bool(), -torch.inf)
+    kept = torch.tensor((bits >= threshold) * (65536 / (65536 - threshold)))
+    expected = (scores.softmax(-1) * kept) @ v
+    expected.backward(torch.tensor(upstream))
+    np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(gradients, (q, k, v), strict=True):
+        np.testing.assert_allclose(ours, theirs.grad.numpy(), rtol=1e-12, atol=1e-12)

@@ -5,6 +5,8 @@ import pytest
 import torch
 from harness import check_error, tensorlib
 
+from tensorlib.kernels import cpu
+
 BOTH = (torch, tensorlib)
 SHAPES = [(3, 4), (5,), (), (1, 1), (40, 30)]
 RECIPES = {
@@ -308,3 +310,21 @@ REFUSALS = {
 @pytest.mark.parametrize(("exception", "fn", "match"), REFUSALS.values(), ids=REFUSALS)
 def test_refusal(exception, fn, match):
     check_error(exception, fn, match=match)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_a_long_vector_is_updated_in_blocks(name, monkeypatch):
+    """By several threads, every element once."""
+    monkeypatch.setattr(cpu, "_BLOCK", 100)
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal(1037)
+    weights = [t.from_numpy(start.copy()).requires_grad_() for t in BOTH]
+    both = [getattr(t.optim, name)([p], lr=0.05, weight_decay=0.1) for t, p in zip(BOTH, weights)]
+    for _ in range(3):
+        gradient = rng.standard_normal(1037)
+        for t, p, optimizer in zip(BOTH, weights, both, strict=True):
+            p.grad = t.from_numpy(gradient.copy())
+            optimizer.step()
+    theirs, ours = (p.detach().numpy() for p in weights)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
