@@ -1,7 +1,7 @@
 """Train a GPT on a text: `python train.py`, and `python train.py --help` for what can be set."""
 
 from gpt import cli
-from gpt.training import train
+from gpt.job import train
 
 
 def main() -> None:

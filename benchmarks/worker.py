@@ -141,7 +141,7 @@ def _resident(process: str) -> dict[str, int]:
 def recipe(job: Job) -> Measure:
     """A whole run of train.py: its seconds, the step of its best model, and that one's loss over
     the whole validation split."""
-    from gpt.training import train
+    from gpt.job import train
 
     _our_kernels(job)
 

@@ -6,14 +6,9 @@ exactly what it would have done.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from tqdm import tqdm
 
@@ -21,35 +16,14 @@ import tensorlib
 from gpt import machine
 from gpt.checkpoint import Checkpoint, optimizer_tensors
 from gpt.config import Sampling, TrainConfig, UserError
-from gpt.data import Corpus, load_text
+from gpt.data import Corpus
 from gpt.generate import generate_text
 from gpt.model import GPT
 from gpt.parallel import Team
 from gpt.run import Run
+from gpt.signals import uninterrupted
 from tensorlib import Tensor, nn, optim
 from tensorlib.optim.lr_scheduler import warmup_cosine
-
-
-def train(config: TrainConfig, device: str = "cpu") -> Run:
-    """A whole run: a text goes in; reports, checkpoints and a sample come out.
-
-    Whatever can be wrong is checked before the work begins: UserError if something is.
-    """
-    name, text = load_text(config.data)
-    corpus = Corpus.from_text(name, text, config.model.block_size)
-    model = dataclasses.replace(config.model, vocab_size=corpus.tokenizer.vocab_size)
-    config = dataclasses.replace(config, model=model)
-    checkpoint = None
-    if config.resume:
-        config = dataclasses.replace(config, out=Run.resumable(config.out).path)
-        checkpoint = _resumable_checkpoint(config, corpus)
-    trainer = Trainer(config, corpus, Run.create(config), device, share_work=True)
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
-    print(trainer.describe(), flush=True)
-    trainer.train()
-    trainer.finish()
-    return trainer.run
 
 
 class Trainer:
@@ -120,7 +94,7 @@ class Trainer:
             self.grad_norm = nn.utils.clip_grad_norm_(self.team.whole, config.grad_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        with _uninterrupted():  # the weights and the step must agree in a checkpoint
+        with uninterrupted():  # the weights and the step must agree in a checkpoint
             scaler.step(self.optimizer)
             scaler.update()
             self.step += 1
@@ -257,35 +231,3 @@ def make_optimizer(
         {"params": vectors, "weight_decay": 0.0},
     ]
     return optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
-
-
-def _resumable_checkpoint(config: TrainConfig, corpus: Corpus) -> Checkpoint:
-    assert config.out is not None
-    checkpoint = Checkpoint.load(Run(config.out).last)
-    before = checkpoint.config.model
-    if corpus.sha256 != checkpoint.text_sha256:
-        raise UserError(f"this run learns another text than {corpus.name}; resume it with its own")
-    if config.model != dataclasses.replace(before, dropout=config.model.dropout):
-        raise UserError("a run cannot change its model when it is resumed; leave those flags out")
-    if checkpoint.step > config.max_iters:
-        raise UserError(
-            f"the run is at step {checkpoint.step} already, beyond --max-iters {config.max_iters}"
-        )
-    return checkpoint
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Inside, a Ctrl-C waits until the end."""
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    waiting: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if waiting:
-        raise KeyboardInterrupt

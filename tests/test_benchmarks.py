@@ -22,8 +22,8 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import contest, gpu_tables, limit, pytorch_gpt, report, roofline, worker
 from benchmarks import gpu as gpu_worker
 from gpt.config import GPTConfig, TrainConfig, UserError
+from gpt.job import train
 from gpt.model import GPT
-from gpt.training import train
 
 TINY = TrainConfig(
     batch_size=2, model=GPTConfig(block_size=8, n_layer=2, n_head=2, n_embd=8, dropout=0.1)

@@ -14,8 +14,9 @@ import tensorlib
 from gpt.checkpoint import Checkpoint
 from gpt.config import GPTConfig, Stream, TrainConfig, UserError
 from gpt.data import Corpus
+from gpt.job import train
 from gpt.run import Run
-from gpt.training import Trainer, train
+from gpt.training import Trainer
 
 
 @pytest.fixture
