@@ -15,7 +15,7 @@ from typing import Any
 import tensorlib
 from gpt.config import TrainConfig, UserError, from_record, to_record
 from gpt.model import GPT
-from gpt.tokenizer import CharTokenizer
+from gpt.tokenizer import Tokenizer, tokenizer_from_record
 from tensorlib.nn.utils import parameters_to_vector
 from tensorlib.serialization import CHECKSUM, load_file, save_file
 
@@ -33,7 +33,7 @@ class Checkpoint:
     """
 
     config: TrainConfig
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     step: int
     best_loss: float | None
     text_sha256: str
@@ -73,7 +73,7 @@ class Checkpoint:
             )
         return cls(
             from_record(record["config"]),
-            CharTokenizer.from_record(record["tokenizer"]),
+            tokenizer_from_record(record["tokenizer"]),
             record["step"],
             record["best_loss"],
             record["text_sha256"],

@@ -7,6 +7,7 @@ The same classes are the library's interface (`GPTConfig(n_layer=6)`), train.py'
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -46,6 +47,15 @@ def _at_least(config: Any, name: str, least: int) -> None:
 
 def _valid_seed(seed: int) -> None:
     _require(0 <= seed < 2**64, f"seed is {seed}, but must be in [0, 2**64)")
+
+
+def _valid_tokenizer(kind: str) -> None:
+    size = re.fullmatch("bpe:([0-9]{1,7})", kind)
+    _require(
+        kind in ("char", "bytes", "gpt2") or (size is not None and int(size[1]) > 256),
+        f"tokenizer is {kind!r}, but must be char, bytes, gpt2, or bpe:SIZE, whose SIZE is the "
+        "number of tokens, 257 or more: bpe:1024",
+    )
 
 
 def _fraction(config: Any, name: str) -> None:
@@ -105,7 +115,11 @@ class RunConfig:
     """What to learn, where, and where to keep it."""
 
     data: Annotated[Path | None, _default("tiny Shakespeare, downloaded once")] = None
-    """UTF-8 text to learn: a file, or a directory of .txt files."""
+    """UTF-8 text to learn: a file, a folder, or - for standard input."""
+    glob: tuple[str, ...] = ("*.txt", "*.md")
+    """Which files of a folder and of those below it."""
+    tokenizer: str = "char"
+    """What is a token: char, bytes, bpe:SIZE (learned from the text), or gpt2."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
     kernels: Kernels = "plain"
@@ -124,6 +138,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         """ValueError for values that cannot be."""
         _valid_seed(self.seed)
+        _valid_tokenizer(self.tokenizer)
+        _require(all(self.glob), "glob is empty; name files, such as *.txt")
 
 
 @dataclass(frozen=True)
@@ -270,4 +286,5 @@ def to_record(config: TrainConfig) -> dict[str, Any]:
 def from_record(record: dict[str, Any]) -> TrainConfig:
     """The configuration back from `to_record`'s JSON values."""
     paths = {name: record[name] and Path(record[name]) for name in ("data", "out")}
+    paths["glob"] = tuple(record["glob"])
     return TrainConfig(**record | paths | {"model": GPTConfig(**record["model"])})

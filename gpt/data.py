@@ -1,154 +1,190 @@
-"""A corpus: its text, its tokens in two splits, and batches of them as a function of the step.
+"""A corpus: a text as tokens in two splits, and batches of them as a function of the step.
 
-Knows no model. The project carries no text of its own: without --data it downloads tiny Shakespeare
-once, and where there is no network it takes the language reference that every Python carries.
+Knows no model. The tokens of a large text are in a file, in the user's cache directory, from which
+the system reads the places that a batch needs (a memory map); those of a small one are in memory.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
-import queue
+import json
 import sys
-import threading
-import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 import tensorlib
+from gpt import bpe, cache
 from gpt.config import Stream, UserError
-from gpt.tokenizer import CharTokenizer
+from gpt.text import Text, cache_directory
+from gpt.tokenizer import (
+    BPETokenizer,
+    BytesTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    gpt2_tokenizer,
+    tokenizer_from_record,
+)
 from tensorlib import Tensor
 from tensorlib.device import device_of, move
-from tensorlib.serialization import write_atomically
 
-TINY_SHAKESPEARE = (
-    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-)
-TINY_SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-
-
-# -------------------------------------------------------------------------------------- the text
-
-
-def load_text(path: Path | None) -> tuple[str, str]:
-    """(name, text) of the file or directory at `path`; of tiny Shakespeare without one, or where
-    that cannot be had, of Python's language reference.
-
-    UserError if there is no such file, or no text in it, or it is not UTF-8.
-    """
-    if path is not None:
-        return str(path), read_text(path)
-    try:
-        return "tiny Shakespeare", tiny_shakespeare().decode("utf-8")
-    except OSError as error:
-        print(
-            f"cannot download tiny Shakespeare ({error}): going on with Python's language "
-            "reference instead; --data FILE takes any text",
-            file=sys.stderr,
-        )
-        from pydoc_data.topics import topics
-
-        return "Python's language reference", "\n".join(topics.values())
-
-
-def read_text(path: Path) -> str:
-    """The UTF-8 text of a file, or of all .txt files below a directory, in the order of names."""
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"no .txt file in the directory {path}; name a text file with --data")
-    text = "\n".join(_read_file(file) for file in files)
-    if not text.strip():
-        raise UserError(f"{path} is empty; --data needs a text to learn")
-    return text
-
-
-def _read_file(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a mark
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 text (byte {error.start}); convert it, for instance: "
-            "iconv -f latin1 -t utf-8"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check --data") from None
-
-
-def tiny_shakespeare(
-    url: str = TINY_SHAKESPEARE, sha256: str = TINY_SHAKESPEARE_SHA256, timeout: float = 10
-) -> bytes:
-    """Tiny Shakespeare: from the user's cache directory, else downloaded into it.
-
-    OSError if it cannot be had within `timeout` seconds, or is not the file with this `sha256`.
-    """
-    cached = Path(platformdirs.user_cache_dir("tensorlib")) / "tinyshakespeare.txt"
-    if cached.exists() and hashlib.sha256(content := cached.read_bytes()).hexdigest() == sha256:
-        return content
-    print(f"downloading tiny Shakespeare (1.1 MB) to {cached}", file=sys.stderr)
-    content = _download(url, timeout)
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise OSError(f"{url} answered with something else")
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cached, content)
-    except OSError as error:  # no place to keep it is no reason not to use it
-        print(f"cannot keep it ({error}): the next run downloads it again", file=sys.stderr)
-    return content
-
-
-def _download(url: str, timeout: float) -> bytes:
-    # In a thread, because a name look-up cannot be interrupted: without a network it may take
-    # minutes, and whoever waits should hear about it within seconds.
-    answers: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
-
-    def fetch() -> None:
-        try:
-            with urllib.request.urlopen(url, timeout=timeout) as response:
-                answers.put(response.read())
-        except Exception as error:
-            answers.put(error)
-
-    threading.Thread(target=fetch, daemon=True).start()
-    try:
-        answer = answers.get(timeout=timeout)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {timeout:.0f} seconds") from None
-    if isinstance(answer, bytes):
-        return answer
-    raise OSError(getattr(answer, "reason", answer)) from answer
-
-
-# -------------------------------------------------------------------------------------- its tokens
+_BPE_LEARNS_FROM = 50_000_000  # bytes; what more text changes in the merges, no model notices
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as tokens: the first nine tenths to learn from, the rest to validate on."""
+    """A text as tokens: the first nine tenths to learn from, the rest to validate on.
+
+    train, val: (tokens,), perhaps memory maps; a copy in another process maps the same file.
+    """
 
     name: str
     sha256: str  # of the text: a resumed run must go on with the same one
-    tokenizer: CharTokenizer
-    train: np.ndarray  # (tokens,)
-    val: np.ndarray  # (tokens,)
+    tokenizer: Tokenizer
+    train: np.ndarray
+    val: np.ndarray
 
     @classmethod
-    def from_text(cls, name: str, text: str, block_size: int) -> Corpus:
-        """UserError if a split would be too short for one sequence of `block_size` tokens."""
-        needed = 10 * (block_size + 1)
-        if len(text) < needed:
-            raise UserError(
-                f"{name} is too short: {len(text)} characters, where --block-size {block_size} "
-                f"needs {needed}; take a longer text or a smaller block size"
+    def from_text(
+        cls, name: str, text: str, block_size: int, tokenizer: str | Tokenizer = "char"
+    ) -> Corpus:
+        """As `load_corpus`, of a text in memory."""
+        return load_corpus(Text.from_string(name, text), tokenizer, block_size)
+
+    @property
+    def train_bytes(self) -> int:
+        """How many bytes of UTF-8 the training split is."""
+        return self._bytes(self.train)
+
+    @property
+    def val_bytes(self) -> int:
+        """How many bytes of UTF-8 the validation split is: for bits per byte, which can be compared
+        between tokenizers."""
+        return self._bytes(self.val)
+
+    def _bytes(self, tokens: np.ndarray) -> int:
+        lengths = np.array([len(token) for token in self.tokenizer.tokens])
+        size = 1 << 20  # tokens at once
+        return sum(int(lengths[tokens[i : i + size]].sum()) for i in range(0, len(tokens), size))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {split: _place(getattr(self, split)) for split in ("train", "val")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for split in ("train", "val"):
+            if isinstance(state[split], dict):
+                self.__dict__[split] = np.memmap(**state[split])
+
+
+def _place(tokens: np.ndarray) -> Any:
+    """Where mapped tokens are, as arguments of np.memmap; of others, the tokens themselves."""
+    if not isinstance(tokens, np.memmap):
+        return tokens
+    return {
+        "filename": tokens.filename, "dtype": tokens.dtype, "mode": "r",
+        "offset": tokens.offset, "shape": tokens.shape,
+    }  # fmt: skip
+
+
+def load_corpus(text: Text, tokenizer: str | Tokenizer, block_size: int) -> Corpus:
+    """The text as tokens of `tokenizer`: one that exists, or one to be made, by its --tokenizer.
+
+    UserError if a split would be too short for one sequence of `block_size` tokens.
+    """
+    if isinstance(tokenizer, str):
+        tokenizer = make_tokenizer(tokenizer, text)
+    splits = _in_memory(text, tokenizer) if text.is_small else _mapped(text, tokenizer)
+    train, val = splits
+    tokens, needed = len(train) + len(val), 10 * (block_size + 1)
+    if tokens < needed:
+        raise UserError(
+            f"{text.name} is too short: {tokens} tokens, where --block-size {block_size} "
+            f"needs {needed}; take a longer text or a smaller block size"
+        )
+    return Corpus(text.name, text.sha256, tokenizer, train, val)
+
+
+def _split(tokens: int) -> int:
+    return int(0.9 * tokens)
+
+
+def _in_memory(text: Text, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    tokens = np.concatenate(list(_encoded(text, tokenizer)))
+    return tokens[: _split(len(tokens))], tokens[_split(len(tokens)) :]
+
+
+def _mapped(text: Text, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """The splits as memory maps of a file that is kept for the next run with this text and this
+    tokenizer; where it cannot be kept, in memory."""
+    record = json.dumps(tokenizer.to_record(), sort_keys=True).encode()
+    path = _kept(text, hashlib.sha256(record).hexdigest()[:16], "tokens")
+    if not cache.is_whole(path):
+        try:
+            cache.keep(path, _encoded(text, tokenizer))
+        except OSError as error:
+            print(
+                f"cannot keep the tokens in {path.parent} ({error.strerror}): they stay in memory",
+                file=sys.stderr,
             )
-        tokenizer = CharTokenizer.from_text(text)
-        tokens = tokenizer.encode(text)
-        split = int(0.9 * len(tokens))
-        sha256 = hashlib.sha256(text.encode()).hexdigest()
-        return cls(name, sha256, tokenizer, train=tokens[:split], val=tokens[split:])
+            return _in_memory(text, tokenizer)
+        print(f"its tokens are kept for the next run: {path}", file=sys.stderr)
+    dtype = tokenizer.dtype
+    tokens = (path.stat().st_size - cache.DIGEST) // dtype.itemsize
+    split = _split(tokens)
+    train = np.memmap(path, dtype, "r", shape=split)
+    return train, np.memmap(path, dtype, "r", split * dtype.itemsize, shape=tokens - split)
+
+
+def _encoded(text: Text, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    return (tokenizer.encode(piece) for piece in text.pieces("tokenizing"))
+
+
+def _kept(text: Text, name: str, kind: str) -> Path:
+    return cache_directory() / "texts" / f"{text.sha256[:16]}-{name}.{kind}"
+
+
+# ----------------------------------------------------------------------------- a tokenizer for it
+
+
+def make_tokenizer(kind: str, text: Text) -> Tokenizer:
+    """The tokenizer that --tokenizer asks for, learned from `text` where it has to be; what is
+    learned from a large text is kept for the next run."""
+    if kind == "bytes":
+        return BytesTokenizer()
+    if kind == "gpt2":
+        return gpt2_tokenizer()
+    if text.is_small:
+        return _learn(kind, text)
+    path = _kept(text, kind.replace(":", "-"), "tokenizer")
+    if cache.is_whole(path):
+        with contextlib.suppress(UserError):  # of another version: learn it anew
+            return tokenizer_from_record(json.loads(path.read_bytes()[: -cache.DIGEST]))
+    tokenizer = _learn(kind, text)
+    with contextlib.suppress(OSError):  # `_mapped` is about to say so
+        cache.keep(path, [json.dumps(tokenizer.to_record()).encode()])
+    return tokenizer
+
+
+def _learn(kind: str, text: Text) -> Tokenizer:
+    if kind == "char":
+        return CharTokenizer("".join(sorted(set().union(*map(set, text.pieces("reading"))))))
+    size = int(kind.removeprefix("bpe:"))
+    every = -(-text.size // _BPE_LEARNS_FROM)  # of a very large text some pieces, from all over it
+    pieces = (piece for i, piece in enumerate(text.pieces("counting words")) if i % every == 0)
+    tokenizer = BPETokenizer(bpe.train(bpe.count_pre_tokens(pieces), size))
+    if tokenizer.vocab_size < size:
+        print(
+            f"no pair occurs twice after {tokenizer.vocab_size - 256:,} merges: the vocabulary has "
+            f"{tokenizer.vocab_size:,} tokens, not {size:,}",
+            file=sys.stderr,
+        )
+    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -170,7 +206,7 @@ class Batches:
         places = starts[:, None] + np.arange(T, like=starts)  # (B, T)
         return self._tensor(places), self._tensor(places + 1)
 
-    @property
+    @functools.cached_property  # of a large split there are very many
     def windows(self) -> list[tuple[int, int]]:
         """The whole split in pieces (start, end), each token once as a target: batches of sequences
         side by side, and at the end a sequence that is shorter than T."""

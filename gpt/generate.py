@@ -18,7 +18,7 @@ from tensorlib import Tensor
 
 if TYPE_CHECKING:
     from gpt.model import GPT
-    from gpt.tokenizer import CharTokenizer
+    from gpt.tokenizer import Tokenizer
 
 
 def generate(
@@ -54,7 +54,7 @@ def generate(
 
 def generate_text(
     model: GPT,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     prompt: str,
     max_new_tokens: int,
     sampling: Sampling,

@@ -6,8 +6,9 @@ import dataclasses
 
 from gpt.checkpoint import Checkpoint
 from gpt.config import TrainConfig, UserError
-from gpt.data import Corpus, load_text
+from gpt.data import load_corpus
 from gpt.run import Run
+from gpt.text import Text, find_text
 from gpt.training import Trainer
 
 
@@ -16,14 +17,15 @@ def train(config: TrainConfig, device: str = "cpu") -> Run:
 
     Whatever can be wrong is checked before the work begins: UserError if something is.
     """
-    name, text = load_text(config.data)
-    corpus = Corpus.from_text(name, text, config.model.block_size)
-    model = dataclasses.replace(config.model, vocab_size=corpus.tokenizer.vocab_size)
-    config = dataclasses.replace(config, model=model)
-    checkpoint = None
+    text = find_text(config.data, config.glob)
+    checkpoint, tokenizer = None, None
     if config.resume:
         config = dataclasses.replace(config, out=Run.resumable(config.out).path)
-        checkpoint = _resumable_checkpoint(config, corpus)
+        checkpoint = _resumable_checkpoint(config, text)
+        tokenizer = checkpoint.tokenizer
+    corpus = load_corpus(text, tokenizer or config.tokenizer, config.model.block_size)
+    model = dataclasses.replace(config.model, vocab_size=corpus.tokenizer.vocab_size)
+    config = dataclasses.replace(config, model=model)
     trainer = Trainer(config, corpus, Run.create(config), device, share_work=True)
     if checkpoint is not None:
         trainer.resume(checkpoint)
@@ -33,13 +35,16 @@ def train(config: TrainConfig, device: str = "cpu") -> Run:
     return trainer.run
 
 
-def _resumable_checkpoint(config: TrainConfig, corpus: Corpus) -> Checkpoint:
+def _resumable_checkpoint(config: TrainConfig, text: Text) -> Checkpoint:
     assert config.out is not None
     checkpoint = Checkpoint.load(Run(config.out).last)
     before = checkpoint.config.model
-    if corpus.sha256 != checkpoint.text_sha256:
-        raise UserError(f"this run learns another text than {corpus.name}; resume it with its own")
-    if config.model != dataclasses.replace(before, dropout=config.model.dropout):
+    if text.sha256 != checkpoint.text_sha256:
+        raise UserError(f"this run learns another text than {text.name}; resume it with its own")
+    if config.tokenizer != checkpoint.config.tokenizer:
+        raise UserError("a run cannot change its tokenizer when it is resumed; leave that flag out")
+    model = dataclasses.replace(config.model, vocab_size=before.vocab_size)
+    if model != dataclasses.replace(before, dropout=model.dropout):
         raise UserError("a run cannot change its model when it is resumed; leave those flags out")
     if checkpoint.step > config.max_iters:
         raise UserError(

@@ -17,10 +17,12 @@ import tensorlib
 from gpt import cli, inside, machine
 from gpt.checkpoint import Checkpoint
 from gpt.config import ReportConfig, Sampling, Stream, UserError
-from gpt.data import Batches, Corpus, load_text
+from gpt.data import Batches, Corpus, load_corpus
 from gpt.generate import generate_text
 from gpt.model import GPT
 from gpt.run import Run
+from gpt.text import STDIN, find_text
+from gpt.tokenizer import Tokenizer
 from tensorlib.serialization import write_atomically
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -59,7 +61,10 @@ def describe(path: Path, config: ReportConfig) -> dict[str, Any]:
     seed = checkpoint.config.seed
     sample = "".join(generate_text(model, tokenizer, config.prompt, 200, Sampling(), seed))
     longest = min(64, checkpoint.config.model.block_size)
-    beginning = sample if corpus is None else tokenizer.decode(corpus.val[:longest])
+    if config.prompt or corpus is None:
+        shown = tokenizer.encode(config.prompt or sample)[:longest]
+    else:
+        shown = corpus.val[:longest]
     batch = None if corpus is None else _batches(checkpoint, corpus)(0)
     return {
         "name": str(path),
@@ -68,8 +73,8 @@ def describe(path: Path, config: ReportConfig) -> dict[str, Any]:
         "curves": _curves(reports),
         "samples": [{"step": r["step"], "text": r["sample"]} for r in reports if "sample" in r],
         "sample": {"prompt": config.prompt, "text": sample},
-        "attention": _attention(model, tokenizer, config.prompt or beginning[:longest]),
-        "tokens": _tokens(model, tokenizer),
+        "attention": _attention(model, tokenizer, shown),
+        "tokens": _tokens(model, tokenizer, shown if corpus is None else corpus.val),
         "positions": _bytes(inside.cosines(model.wpe.weight.detach().numpy()) * 127, np.int8),
         "norms": [
             [n.layer, n.parameters, _round(n.weight), _round(n.gradient)]
@@ -86,7 +91,7 @@ def _check_prompt(prompt: str, checkpoint: Checkpoint) -> None:
     length, longest = len(checkpoint.tokenizer.encode(prompt)), checkpoint.config.model.block_size
     if length > longest:
         raise UserError(
-            f"the prompt has {length} characters, but this model sees {longest} at once; "
+            f"the prompt has {length} tokens, but this model sees {longest} at once; "
             "take a shorter --prompt"
         )
 
@@ -94,15 +99,18 @@ def _check_prompt(prompt: str, checkpoint: Checkpoint) -> None:
 def _find_corpus(checkpoint: Checkpoint, data: Path | None) -> tuple[Corpus | None, str]:
     """The text that the model learned; or None, and why. UserError if `data` is not that text."""
     try:
-        name, text = load_text(data or checkpoint.config.data)
-        corpus = Corpus.from_text(name, text, checkpoint.config.model.block_size)
-        if corpus.sha256 != checkpoint.text_sha256:
-            raise UserError(f"this run learned another text than {name}; name its own with --data")
+        if data is None and checkpoint.config.data == STDIN:
+            raise UserError("the run had its text from standard input; name a file with --data")
+        text = find_text(data or checkpoint.config.data, checkpoint.config.glob)
+        if text.sha256 != checkpoint.text_sha256:
+            raise UserError(
+                f"this run learned another text than {text.name}; name its own with --data"
+            )
+        return load_corpus(text, checkpoint.tokenizer, checkpoint.config.model.block_size), ""
     except UserError as error:
         if data is not None:
             raise
         return None, str(error)
-    return corpus, ""
 
 
 def _batches(checkpoint: Checkpoint, corpus: Corpus) -> Batches:
@@ -142,37 +150,42 @@ def _curves(reports: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: [_round(r.get(name)) for r in rows] for name in ("step", *names)}
 
 
-def _attention(model: GPT, tokenizer: Any, prompt: str) -> dict[str, Any]:
-    idx = tensorlib.from_numpy(tokenizer.encode(prompt)[None].astype(np.int64))  # (1, T)
-    weights = inside.attention(model, idx)
-    return {"tokens": list(prompt), "heads": weights.shape[1], **_bytes(weights * 255, np.uint8)}
+def _attention(model: GPT, tokenizer: Tokenizer, tokens: np.ndarray) -> dict[str, Any]:
+    weights = inside.attention(model, tensorlib.from_numpy(tokens[None].astype(np.int64)))
+    labels = [tokenizer.decode([token]) for token in tokens]
+    return {"tokens": labels, "heads": weights.shape[1], **_bytes(weights * 255, np.uint8)}
 
 
-def _tokens(model: GPT, tokenizer: Any) -> dict[str, Any]:
-    """Each token's nearest neighbours among the token embeddings: [token, cosine in percent]."""
-    similarity = inside.cosines(model.wte.weight.detach().numpy())
+def _tokens(model: GPT, tokenizer: Tokenizer, text: np.ndarray, most: int = 512) -> dict[str, Any]:
+    """Each token's nearest neighbours among the token embeddings: [token, cosine in percent]. Of a
+    large vocabulary, the tokens that `text` has most often."""
+    counts = np.bincount(text, minlength=tokenizer.vocab_size)
+    shown = np.sort(np.argsort(-counts, kind="stable")[:most])
+    similarity = inside.cosines(model.wte.weight.detach().numpy()[shown])
     near = inside.nearest(similarity, 8)
     percent = np.rint(100 * np.take_along_axis(similarity, near, 1)).astype(int)
-    return {"chars": list(tokenizer.chars), "near": np.stack([near, percent], 2).tolist()}
+    labels = [tokenizer.decode([token]) for token in shown]
+    return {"chars": labels, "near": np.stack([near, percent], 2).tolist()}
 
 
 def _predictions(model: GPT, corpus: Corpus, n: int = 4096, rows: int = 10) -> dict[str, Any]:
     """The most and the least certain predictions, and the greatest surprises."""
+    n = min(n, 20_000_000 // model.config.vocab_size)  # of each, the whole vocabulary's chances
     found = inside.predictions(model, corpus.val, n)
     best = found.probabilities.max(1)  # (N,), of the likeliest token
     targets = corpus.val[found.places].astype(np.int64)
     actual = np.take_along_axis(found.probabilities, targets[:, None], 1)[:, 0]
 
     def listed(order: np.ndarray) -> list[dict[str, Any]]:
-        picked: dict[tuple[str, int], dict[str, Any]] = {}
+        picked: dict[tuple[int, int], dict[str, Any]] = {}
         for i in order:  # "qu" a hundred times would teach nothing: each ending once
             place, p = found.places[i], found.probabilities[i]
             context = corpus.tokenizer.decode(corpus.val[place - min(found.seen[i], 40) : place])
             guesses = np.argsort(-p, kind="stable")[:3]
-            picked.setdefault((context[-1], targets[i]), {
+            picked.setdefault((corpus.val[place - 1], targets[i]), {
                 "context": context,
-                "actual": [corpus.tokenizer.chars[targets[i]], _round(actual[i])],
-                "guesses": [[corpus.tokenizer.chars[j], _round(p[j])] for j in guesses],
+                "actual": [corpus.tokenizer.decode([targets[i]]), _round(actual[i])],
+                "guesses": [[corpus.tokenizer.decode([j]), _round(p[j])] for j in guesses],
             })  # fmt: skip
             if len(picked) == rows:
                 break

@@ -37,7 +37,7 @@ import numpy as np
 
 import tensorlib as torch
 from gpt import GPT, GPTConfig, cli
-from gpt.data import read_text
+from gpt.text import load_text
 from gpt.tokenizer import CharTokenizer
 from lessons import common
 from lessons.exercise import Exercise, fit, settings, spread, whole_loss
@@ -87,7 +87,7 @@ Texts = tuple[int, Split, Split]  # the size of the vocabulary, the large text, 
 
 def load(path: Path | None) -> Texts:
     small = common.corpus().text
-    large = python_text() if path is None else read_text(path)
+    large = python_text() if path is None else load_text(path)[1]
     tokenizer = CharTokenizer.from_text(small + string.printable)
     known = set(tokenizer.chars)
     large = "".join(filter(known.__contains__, large))

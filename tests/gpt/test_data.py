@@ -8,9 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from gpt import data
+from gpt import network
+from gpt import text as texts
 from gpt.config import Stream, UserError
-from gpt.data import Batches, Corpus, load_text, read_text, tiny_shakespeare
+from gpt.data import Batches, Corpus
+from gpt.text import load_text, tiny_shakespeare
 
 # ---------------------------------------------------------------------------------------- the text
 
@@ -26,7 +28,7 @@ def test_a_directory_is_all_its_texts_in_order(tmp_path):
     for name, text in (("b.txt", "second"), ("below/c.txt", "third"), ("a.txt", "first")):
         (tmp_path / name).write_text(text)
     (tmp_path / "picture.png").write_bytes(b"\xff")
-    assert read_text(tmp_path) == "first\nsecond\nthird"
+    assert load_text(tmp_path)[1] == "first\nsecond\nthird"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ def test_what_cannot_be_read(tmp_path, content, message):
 
 
 def test_a_directory_without_text(tmp_path):
-    with pytest.raises(UserError, match=r"no \.txt file"):
+    with pytest.raises(UserError, match=r"no file \*\.txt or \*\.md"):
         load_text(tmp_path)
 
 
@@ -52,7 +54,7 @@ def test_a_directory_without_text(tmp_path):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(texts.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
     return tmp_path / "tensorlib" / "tinyshakespeare.txt"
 
 
@@ -114,7 +116,7 @@ def test_no_answer_is_noticed_in_time(server, cache):
 
 
 def test_a_name_look_up_that_hangs_is_given_up(cache, monkeypatch):
-    monkeypatch.setattr(data.urllib.request, "urlopen", lambda *a, **k: time.sleep(5))
+    monkeypatch.setattr(network.urllib.request, "urlopen", lambda *a, **k: time.sleep(5))
     start = time.monotonic()
     with pytest.raises(OSError, match="no answer within 0 seconds"):
         tiny_shakespeare("https://127.0.0.1", RIGHT, timeout=0.1)
@@ -124,7 +126,7 @@ def test_a_name_look_up_that_hangs_is_given_up(cache, monkeypatch):
 @pytest.mark.parametrize("path", ["/missing", None])
 def test_without_a_network_python_has_a_text(server, cache, capsys, monkeypatch, path):
     url = server[0] + path if path else "http://127.0.0.1:9"
-    monkeypatch.setattr(data, "tiny_shakespeare", lambda: tiny_shakespeare(url))
+    monkeypatch.setattr(texts, "tiny_shakespeare", lambda: tiny_shakespeare(url))
     name, text = load_text(None)
     assert "Python" in name
     assert len(text) > 100_000

@@ -99,7 +99,7 @@ def test_training_mistakes(script, text_file, tmp_path):
 
     check_mistake(train("--data", "nothing.txt"), "nothing.txt", "No such file")
     (tmp_path / "empty").mkdir()
-    check_mistake(train("--data", "empty"), "no .txt file", "empty")
+    check_mistake(train("--data", "empty"), "no file *.txt", "empty")
     for content, message in ((b"", "empty"), (b"\xff\xfe", "UTF-8"), (b"0123456789" * 6, "650")):
         (tmp_path / "bad.txt").write_bytes(content)
         check_mistake(train("--data", "bad.txt"), message, "bad.txt")

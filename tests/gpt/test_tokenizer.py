@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt.config import UserError
-from gpt.tokenizer import CharTokenizer
+from gpt.tokenizer import CharTokenizer, tokenizer_from_record
 
 SHAKESPEARE = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -28,7 +28,7 @@ def test_round_trip(text):
     assert tokens.shape == (len(text),)
     assert [sorted(set(text))[i] for i in tokens] == list(text)
     assert tokenizer.decode(tokens) == text
-    again = CharTokenizer.from_record(json.loads(json.dumps(tokenizer.to_record())))
+    again = tokenizer_from_record(json.loads(json.dumps(tokenizer.to_record())))
     assert again.encode(text).tolist() == tokens.tolist()
 
 
