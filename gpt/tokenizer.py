@@ -99,7 +99,7 @@ class BytesTokenizer(Tokenizer):
     """One token per byte of the text's UTF-8: any text has tokens, and there are 256."""
 
     name = "bytes"
-    tokens = [bytes([byte]) for byte in range(256)]
+    tokens = tuple(bytes([byte]) for byte in range(256))
 
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(_utf8(text), np.uint8)

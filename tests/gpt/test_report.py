@@ -140,7 +140,7 @@ def test_mistakes(trained, script, tmp_path):
     mistake(script("gpt.report", "empty"), "empty/best.safetensors", "No such file")
     mistake(script("gpt.report", trained / "metrics.jsonl"), "metrics.jsonl")
     mistake(script("gpt.report", trained, "--prompt", "café"), "'é'")
-    mistake(script("gpt.report", trained, "--prompt", "the fox t"), "9 characters", "8 at once")
+    mistake(script("gpt.report", trained, "--prompt", "the fox t"), "9 tokens", "8 at once")
     mistake(script("gpt.report", trained, "--promt", "a"), "--promt", "--prompt")
     mistake(script("gpt.report", trained, "--out", "no/where.html"), "where.html", "--out")
     assert not (trained / "report.html").exists()
