@@ -123,7 +123,7 @@ class BPETokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         _utf8(text)  # complains; tiktoken would put something else in the place of what is wrong
-        parts = [self._encoding.encode_ordinary(piece) for piece in bpe.pieces(text)]
+        parts = self._encoding.encode_ordinary_batch(list(bpe.pieces(text)))
         return np.concatenate([np.array(part, self.dtype) for part in parts])
 
     @functools.cached_property
@@ -154,11 +154,10 @@ def gpt2_tokenizer(timeout: float = 20) -> BPETokenizer:
     try:
         encoding = within(timeout, lambda: tiktoken.get_encoding("gpt2"))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"cannot download GPT-2's vocabulary ({reason:.60}): take --tokenizer bpe:1024, which "
-            "learns from the text, or set TIKTOKEN_CACHE_DIR to a directory that has tiktoken's "
-            "files"
+            f"cannot download GPT-2's vocabulary ({type(error).__name__}): take --tokenizer "
+            "bpe:1024, which learns from the text, or set TIKTOKEN_CACHE_DIR to a directory that "
+            "has tiktoken's files"
         ) from None
     tokens = [encoding.decode_single_token_bytes(i) for i in range(encoding.n_vocab - 1)]
     return BPETokenizer(tokens, END_OF_TEXT)
@@ -214,7 +213,10 @@ def _char(record: dict[str, Any]) -> CharTokenizer:
 
 
 def _bpe(record: dict[str, Any]) -> BPETokenizer:
-    merged = [_from_visible(token) for token in record["merged"]]
+    shown = record["merged"]
+    if not isinstance(shown, list) or not all(isinstance(token, str) for token in shown):
+        raise ValueError("merged is not a list of texts")
+    merged = [_from_visible(token) for token in shown]
     if len(set(merged[:256])) < 256 or any(len(token) != 1 for token in merged[:256]):
         raise ValueError("the bytes are missing")
     if len(set(merged)) < len(merged) or b"" in merged or END_OF_TEXT.encode() in merged:

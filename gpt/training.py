@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import tensorlib
 from gpt import machine
+from gpt.advice import advice
 from gpt.checkpoint import Checkpoint, optimizer_tensors
 from gpt.config import Sampling, TrainConfig, UserError
 from gpt.data import Corpus
@@ -192,15 +193,19 @@ class Trainer:
         B, T = config.batch_size, config.model.block_size
         processes = f", {self.processes} processes" if self.processes > 1 else ""
         dtype = f", {self.precision.dtype}" if self.precision.dtype != "float32" else ""
+        parameters, read = self.model.num_parameters(), config.max_iters * B * T
+        fit = advice(len(corpus.train), parameters, read, config.model.dropout)
         return "\n".join(
             (
                 f"device      {self.device}{processes}{dtype}",
                 f"text        {corpus.name}: {len(corpus.train):,} tokens to learn, "
                 f"{len(corpus.val):,} to validate",
-                f"model       {self.model.num_parameters():,} parameters, "
-                f"vocabulary {config.model.vocab_size}",
+                f"tokenizer   {corpus.tokenizer.name}, vocabulary {config.model.vocab_size:,}",
+                f"model       {parameters:,} parameters",
                 f"batch       {B} x {T} = {B * T:,} tokens, {self.flops() / 1e9:,.1f} GFLOP a step",
                 f"run         {self.run}, from step {self.step} to {config.max_iters:,}",
+                f"reading     {fit[0]}",
+                *(f"note        {line}" for line in fit[1:]),
             )
         )
 
