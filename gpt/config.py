@@ -116,8 +116,8 @@ class RunConfig:
 
     data: Annotated[Path | None, _default("tiny Shakespeare, downloaded once")] = None
     """UTF-8 text to learn: a file, a folder, or - for standard input."""
-    glob: tuple[str, ...] = ("*.txt", "*.md")
-    """Which files of a folder and of those below it."""
+    glob: str = "*.txt *.md"
+    """Which files of a folder, and of those in it: patterns with spaces between, in quotes."""
     tokenizer: str = "char"
     """What is a token: char, bytes, bpe:SIZE (learned from the text), or gpt2."""
     device: Device = "auto"
@@ -139,7 +139,7 @@ class RunConfig:
         """ValueError for values that cannot be."""
         _valid_seed(self.seed)
         _valid_tokenizer(self.tokenizer)
-        _require(all(self.glob), "glob is empty; name files, such as *.txt")
+        _require(bool(self.glob.split()), "glob is empty, but must have a pattern, such as *.txt")
 
 
 @dataclass(frozen=True)
@@ -286,5 +286,4 @@ def to_record(config: TrainConfig) -> dict[str, Any]:
 def from_record(record: dict[str, Any]) -> TrainConfig:
     """The configuration back from `to_record`'s JSON values."""
     paths = {name: record[name] and Path(record[name]) for name in ("data", "out")}
-    paths["glob"] = tuple(record["glob"])
     return TrainConfig(**record | paths | {"model": GPTConfig(**record["model"])})

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import functools
 import hashlib
 import io
 import os
@@ -34,7 +33,7 @@ TINY_SHAKESPEARE = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 )
 TINY_SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-TEXTS = ("*.txt", "*.md")
+TEXTS = "*.txt *.md"
 STDIN = Path("-")
 SMALL = 10_000_000  # bytes: up to here all is done in a second or two, without bar and cache
 _BLOCK = 1 << 20  # bytes that are read at once
@@ -50,6 +49,7 @@ class Text:
     def __init__(self, name: str, sources: Sequence[Path | BinaryIO]) -> None:
         self.name, self._sources = name, sources
         self.size = sum(map(_size, sources))
+        self._sha256: str | None = None
 
     @classmethod
     def from_string(cls, name: str, text: str) -> Text:
@@ -61,29 +61,35 @@ class Text:
         """Whether it is no burden to have it and its tokens in memory."""
         return self.size <= SMALL
 
-    @functools.cached_property
+    @property
     def sha256(self) -> str:
-        """Of its UTF-8."""
-        digest = hashlib.sha256()
-        for piece in self.pieces("reading"):
-            digest.update(piece.encode())
-        return digest.hexdigest()
+        """Of its UTF-8; the first time, it may have to be read for that."""
+        if self._sha256 is None:
+            for _ in self.pieces():
+                pass
+        assert self._sha256 is not None
+        return self._sha256
 
     def pieces(self, doing: str = "reading") -> Iterator[str]:
         """The text, about a megabyte at a time, each piece cut so that its tokens do not depend on
         the next one's (`bpe.last_word_end`). On a terminal a bar shows what it is `doing`.
 
-        UserError if a file cannot be read or is not UTF-8, or there is nothing to learn in it.
+        UserError if a file cannot be read, is not UTF-8 or has changed since the last time, or if
+        there is nothing to learn in the text.
         """
-        rest, blank = "", True
+        rest, blank, digest = "", True, hashlib.sha256()
         for block in self._blocks(doing):
             blank = blank and not block.strip()
+            digest.update(block.encode())
             rest += block
             end = last_word_end(rest, 0, len(rest))
             yield rest[:end]
             rest = rest[end:]
         if blank:
             raise UserError(f"{self.name} is empty; --data needs a text to learn")
+        if self._sha256 not in (None, digest.hexdigest()):
+            raise UserError(f"{self.name} has changed while it was read; begin again")
+        self._sha256 = digest.hexdigest()
         yield rest
 
     def read(self) -> str:
@@ -142,9 +148,9 @@ def _readable(name: Path | str) -> Iterator[None]:
 # ------------------------------------------------------------------------------------ where it is
 
 
-def find_text(data: Path | None, patterns: Sequence[str] = TEXTS) -> Text:
-    """The text at `data`: a file; of a folder all files below it that match one of the patterns; of
-    "-" standard input. Without `data`, tiny Shakespeare.
+def find_text(data: Path | None, patterns: str = TEXTS) -> Text:
+    """The text at `data`: a file; of a folder all files below it that match one of the patterns,
+    with spaces between them; of "-" standard input. Without `data`, tiny Shakespeare.
 
     UserError if there is none.
     """
@@ -156,7 +162,7 @@ def find_text(data: Path | None, patterns: Sequence[str] = TEXTS) -> Text:
         return Text("standard input", [_spooled(sys.stdin.buffer)])
     with _readable(data):
         if data.is_dir():
-            return Text(str(data), _files(data, patterns))
+            return Text(str(data), _files(data, patterns.split()))
         if not data.is_file() and data.exists():  # a pipe, say, which can be read only once
             with data.open("rb") as file:
                 return Text(str(data), [_spooled(file)])
@@ -183,7 +189,7 @@ def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
         wanted = " or ".join(patterns)
         raise UserError(
             f"no file {wanted} in the folder {folder}; name others with --glob, in quotes: "
-            '--glob "*.py" "*.rst"'
+            '--glob "*.py *.rst"'
         )
     return sorted(found, key=lambda path: path.relative_to(folder).parts)
 

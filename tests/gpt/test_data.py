@@ -1,141 +1,22 @@
-"""The text from a file, a directory or a server; its splits; its batches."""
+"""A text as tokens, its splits, where they are kept; its batches; whether it suits the model."""
 
-import hashlib
-import http.server
-import threading
-import time
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gpt import network
-from gpt import text as texts
+from gpt import cache, data
+from gpt import text as text_module
+from gpt.advice import advice
 from gpt.config import Stream, UserError
-from gpt.data import Batches, Corpus
-from gpt.text import load_text, tiny_shakespeare
+from gpt.data import Batches, Corpus, load_corpus
+from gpt.text import Text
 
-# ---------------------------------------------------------------------------------------- the text
-
-
-def test_a_file_a_mark_and_line_ends(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_bytes(b"\xef\xbb\xbfna\xc3\xafve\r\nend\n")
-    assert load_text(path) == (str(path), "naïve\nend\n")
-
-
-def test_a_directory_is_all_its_texts_in_order(tmp_path):
-    (tmp_path / "below").mkdir()
-    for name, text in (("b.txt", "second"), ("below/c.txt", "third"), ("a.txt", "first")):
-        (tmp_path / name).write_text(text)
-    (tmp_path / "picture.png").write_bytes(b"\xff")
-    assert load_text(tmp_path)[1] == "first\nsecond\nthird"
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(None, "No such file"), (b"", "empty"), (b" \n", "empty"), (b"caf\xe9 !", "UTF-8.*byte 3")],
-)
-def test_what_cannot_be_read(tmp_path, content, message):
-    path = tmp_path / "text.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=message) as error:
-        load_text(path)
-    assert str(path) in str(error.value)
-
-
-def test_a_directory_without_text(tmp_path):
-    with pytest.raises(UserError, match=r"no file \*\.txt or \*\.md"):
-        load_text(tmp_path)
-
-
-# ------------------------------------------------------------------------------------ the download
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(texts.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
-    return tmp_path / "tensorlib" / "tinyshakespeare.txt"
-
-
-@pytest.fixture
-def server():
-    """A server on this machine: (its URL, the list of paths it was asked for)."""
-    asked, leave = [], threading.Event()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            if self.path == "/slow":
-                leave.wait(10)
-            self.send_response(404 if self.path == "/missing" else 200)
-            self.end_headers()
-            self.wfile.write(b"To be, or not to be")
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}", asked
-        leave.set()
-        httpd.shutdown()
-
-
-RIGHT = hashlib.sha256(b"To be, or not to be").hexdigest()
-
-
-def test_downloaded_once_and_again_when_damaged(server, cache):
-    url, asked = server
-    for _ in range(2):
-        assert tiny_shakespeare(url, RIGHT) == b"To be, or not to be"
-    assert (cache.read_bytes(), len(asked)) == (b"To be, or not to be", 1)
-    cache.write_bytes(b"To be, or not to b")
-    assert tiny_shakespeare(url, RIGHT) == b"To be, or not to be"
-    assert (cache.read_bytes(), len(asked)) == (b"To be, or not to be", 2)
-    assert [path.name for path in cache.parent.iterdir()] == [cache.name]
-
-
-def test_something_else_is_refused_and_not_kept(server, cache):
-    with pytest.raises(OSError, match="something else"):
-        tiny_shakespeare(server[0], sha256="0" * 64)
-    assert not cache.exists()
-
-
-def test_a_cache_that_cannot_be_written_is_no_obstacle(server, cache, capsys):
-    cache.parent.write_text("a file where the directory should be")
-    assert tiny_shakespeare(server[0], RIGHT) == b"To be, or not to be"
-    assert "cannot keep it" in capsys.readouterr().err
-
-
-def test_no_answer_is_noticed_in_time(server, cache):
-    start = time.monotonic()
-    with pytest.raises(OSError, match=r"time|within"):
-        tiny_shakespeare(server[0] + "/slow", RIGHT, timeout=0.5)
-    assert time.monotonic() - start < 3
-
-
-def test_a_name_look_up_that_hangs_is_given_up(cache, monkeypatch):
-    monkeypatch.setattr(network.urllib.request, "urlopen", lambda *a, **k: time.sleep(5))
-    start = time.monotonic()
-    with pytest.raises(OSError, match="no answer within 0 seconds"):
-        tiny_shakespeare("https://127.0.0.1", RIGHT, timeout=0.1)
-    assert time.monotonic() - start < 3
-
-
-@pytest.mark.parametrize("path", ["/missing", None])
-def test_without_a_network_python_has_a_text(server, cache, capsys, monkeypatch, path):
-    url = server[0] + path if path else "http://127.0.0.1:9"
-    monkeypatch.setattr(texts, "tiny_shakespeare", lambda: tiny_shakespeare(url))
-    name, text = load_text(None)
-    assert "Python" in name
-    assert len(text) > 100_000
-    message = capsys.readouterr().err
-    assert "cannot download" in message
-    assert "--data" in message
-
-
-# -------------------------------------------------------------------------------------- its tokens
+KINDS = ["char", "bytes", "bpe:300"]
 
 
 def test_nine_tenths_to_learn_from(text):
@@ -186,3 +67,187 @@ def test_windows_have_each_token_once_as_a_target(length):
     targets = [token for _, y in pairs for token in y.numpy().ravel()]
     assert targets == list(range(1, length))
     assert all((y.numpy() == x.numpy() + 1).all() for x, y in pairs)
+
+
+# ---------------------------------------------------------------------------- tokens of every kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_splits_and_their_bytes(text, kind):
+    text += "naïve €\n" * 20
+    corpus = Corpus.from_text("text", text, 8, kind)
+    assert corpus.tokenizer.name.split(":")[0] == kind.split(":")[0]
+    tokens = np.concatenate([corpus.train, corpus.val])
+    assert len(corpus.train) == int(0.9 * len(tokens))
+    assert corpus.tokenizer.decode_bytes(tokens) == text.encode()
+    assert corpus.train_bytes == len(corpus.tokenizer.decode_bytes(corpus.train))
+    assert corpus.train_bytes + corpus.val_bytes == len(text.encode())
+
+
+def test_another_runs_tokenizer(text):
+    first = Corpus.from_text("text", text, 8, "bpe:300")
+    second = Corpus.from_text("text", "jumps over" * 10, 1, first.tokenizer)
+    assert second.tokenizer is first.tokenizer
+    with pytest.raises(UserError, match="never saw"):
+        Corpus.from_text("text", "é" * 100, 8, Corpus.from_text("text", text, 8).tokenizer)
+
+
+def test_a_text_that_runs_out_of_pairs(capsys):
+    corpus = Corpus.from_text("text", "ab " * 20, 1, "bpe:1000")
+    assert corpus.tokenizer.vocab_size == 258  # ab, and ␣ab
+    assert "258 tokens, not 1,000" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------- the cache
+
+
+@pytest.fixture
+def large(text, tmp_path, monkeypatch):
+    """large() is a text that counts as large; its tokens are kept in tmp_path."""
+    monkeypatch.setattr(text_module, "SMALL", 1000)
+    monkeypatch.setattr(text_module, "_BLOCK", 300)
+    monkeypatch.setattr(text_module.platformdirs, "user_cache_dir", lambda name: str(tmp_path))
+    return lambda more="": Text.from_string("text", text + more)
+
+
+def read(large, kind="bpe:300", more=""):
+    return load_corpus(large(more), kind, 8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_text_has_the_tokens_of_a_small_one(large, text, kind, monkeypatch):
+    mapped = [read(large, kind), read(large, kind)]
+    monkeypatch.setattr(text_module, "SMALL", 1_000_000)
+    small = read(large, kind)
+    for corpus in [*mapped, *(pickle.loads(pickle.dumps(corpus)) for corpus in mapped)]:
+        for split in ("train", "val"):
+            tokens, expected = getattr(corpus, split), getattr(small, split)
+            assert isinstance(tokens, np.memmap)
+            assert tokens.dtype == expected.dtype
+            np.testing.assert_array_equal(tokens, expected)
+        assert corpus.sha256 == small.sha256
+        assert corpus.val_bytes == small.val_bytes
+    x, _ = Batches(mapped[0].train, 4, 8, 0, Stream.TRAIN_BATCH)(3)
+    assert x.tolist() == Batches(small.train, 4, 8, 0, Stream.TRAIN_BATCH)(3)[0].tolist()
+    assert len(pickle.dumps(mapped[0])) < len(pickle.dumps(small))
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How often a text was tokenized."""
+    times = []
+    plain = data._encoded
+    monkeypatch.setattr(data, "_encoded", lambda *both: times.append(0) or plain(*both))
+    return times
+
+
+def test_once_for_each_text_and_tokenizer(large, encoded, capsys):
+    for times, kind, more in (
+        (1, "bpe:300", ""), (1, "bpe:300", ""), (2, "bpe:301", ""), (3, "bpe:300", "."),
+        (3, "bpe:301", ""), (4, "bytes", ""), (5, "char", ""),
+    ):  # fmt: skip
+        corpus = read(large, kind, more)
+        assert len(encoded) == times
+        assert corpus.tokenizer.decode([*corpus.train, *corpus.val]) == large(more).read()
+    assert capsys.readouterr().err.count("kept for the next run") == 5
+    read(large, read(large).tokenizer)  # as a resumed run does
+    assert len(encoded) == 5
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: c[:9], lambda c: b"", None])
+@pytest.mark.parametrize("kind", ["tokens", "tokenizer"])
+def test_a_damaged_file_is_made_again(large, encoded, tmp_path, damage, kind):
+    flipped = damage or (lambda c: bytes([c[0] ^ 1]) + c[1:])
+    before = np.array(read(large).train)  # whoever has it mapped must not see it cut
+    (path,) = (tmp_path / "texts").glob(f"*.{kind}")
+    whole = path.read_bytes()
+    path.write_bytes(flipped(whole))
+    again = read(large)
+    np.testing.assert_array_equal(again.train, before)
+    assert len(encoded) == (2 if kind == "tokens" else 1)
+    assert path.read_bytes() == whole
+    assert sorted(p.suffix for p in path.parent.iterdir()) == [".tokenizer", ".tokens"]
+
+
+def test_no_room_for_the_cache(large, tmp_path, monkeypatch, capsys):
+    (tmp_path / "texts").write_text("a file where the directory should be")
+    corpus = read(large)
+    assert not isinstance(corpus.train, np.memmap)
+    assert corpus.tokenizer.decode([*corpus.train, *corpus.val]) == large().read()
+    message = capsys.readouterr().err
+    assert "they stay in memory" in message
+    assert message.count("\n") == 1
+
+
+def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path):
+    def content():
+        yield b"some"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        cache.keep(tmp_path / "file", content())
+    assert list(tmp_path.iterdir()) == []
+    left = tmp_path / "file.abc.unfinished"  # by a process that was killed
+    left.write_bytes(b"so")
+    cache.keep(tmp_path / "file", [b"some"])
+    assert left.exists()  # it may be at work
+    os.utime(left, (0, 0))
+    cache.keep(tmp_path / "file", [b"some"])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_workers_map_the_same_file(large):
+    corpus = read(large)
+    code = "import pickle, sys; c = pickle.load(sys.stdin.buffer); print(type(c.val), c.val.sum())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(corpus), capture_output=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[1])},
+    )  # fmt: skip
+    assert done.stdout.decode().split("'")[1] == "numpy.memmap"
+    assert int(done.stdout.split()[-1]) == corpus.val.sum()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the memory")
+@pytest.mark.parametrize("kind", ["char", "bytes"])
+def test_200_megabytes_in_less_than_300(script, tmp_path, tiny, kind):
+    rng = np.random.default_rng(0)
+    letters = np.frombuffer(b"etaoin shrdlu, and no vowels\n" + "é".encode(), np.uint8)[:-2]
+    with open(tmp_path / "large.txt", "wb") as file:
+        for _ in range(100):
+            file.write(rng.choice(letters, 2_000_000).tobytes())
+    flags = ["--data", "large.txt", "--tokenizer", kind, "--max-iters", 100_000, *tiny]
+    process = script("train.py", *flags, "--eval-interval", 20, "--processes", 2, start=True)
+    lines = [process.stdout.readline() for _ in range(20) if process.poll() is None]
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    process.kill()
+    errors = process.communicate()[1]
+    assert any(line.startswith("step 40:") for line in lines), errors
+    assert "180,000,000 tokens to learn, 20,000,000 to validate" in "".join(lines)
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    assert int(peak.split()[1]) < 300_000, peak  # kB: the whole process, since it began
+
+
+# --------------------------------------------------------------------------- what suits the model
+
+
+def test_a_plain_word():
+    def notes(*sizes):
+        return advice(*sizes)[1:]
+
+    assert advice(1_003_854, 816_705, 2000 * 12 * 64) == [
+        "1.23 tokens per parameter, the text is read 1.53 times"
+    ]  # tiny Shakespeare and the default model: nothing to warn of
+    assert "0.093 tokens" in advice(1_003_854, 10_788_929, 5000 * 64 * 256)[0]
+    (line,) = notes(1_003_854, 10_788_929, 5000 * 64 * 256)
+    assert "text is small" in line
+    assert "--dropout" in line
+    assert "--dropout" not in notes(1_003_854, 10_788_929, 5000 * 64 * 256, 0.2)[0]
+    # Hoffmann et al., table 3: Chinchilla's 70 billion parameters, 1.4 trillion tokens
+    assert notes(1_400_000_000_000, 70_000_000_000, 1_400_000_000_000) == []
+    # as much computing as Chinchilla's in a model of 7 billion: it should have been larger
+    (line,) = notes(14_000_000_000_000, 7_000_000_000, 14_000_000_000_000)
+    assert "model is small" in line
+    assert "70,000,000,000 parameters" in line
+    assert notes(10**9, 10**6, 10**6) == []
+    assert "to 0.10%" in advice(10**9, 10**6, 10**6)[0]
