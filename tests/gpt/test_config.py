@@ -53,7 +53,10 @@ def test_a_record_is_json_and_comes_back(name):
 
 
 NAN, INF = float("nan"), float("inf")
+TOKENIZERS = ["bpe:256", "bpe:many", "bpe:", "bpe:-300", "BPE:300", "bpe:99999999", "word", ""]
 WRONG = [
+    *((TrainConfig, "tokenizer", value) for value in TOKENIZERS),
+    (TrainConfig, "glob", " "),
     *((GPTConfig, name, 0) for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")),
     (GPTConfig, "n_embd", 130),
     *((GPTConfig, "dropout", value) for value in (-0.1, 1.0, NAN)),

@@ -1,5 +1,6 @@
 """A text as tokens, its splits, where they are kept; its batches; whether it suits the model."""
 
+import io
 import os
 import pickle
 import subprocess
@@ -169,6 +170,20 @@ def test_a_damaged_file_is_made_again(large, encoded, tmp_path, damage, kind):
     assert sorted(p.suffix for p in path.parent.iterdir()) == [".tokenizer", ".tokens"]
 
 
+def test_a_bar_on_a_terminal_only(large, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal := Terminal())
+        read(large)
+    shown = terminal.getvalue()
+    assert all(f"{doing}: 100%" in shown for doing in ("reading", "counting words", "tokenizing"))
+    read(large, "bpe:301")
+    assert capsys.readouterr().err.count("\n") == 1  # where the tokens are kept
+
+
 def test_no_room_for_the_cache(large, tmp_path, monkeypatch, capsys):
     (tmp_path / "texts").write_text("a file where the directory should be")
     corpus = read(large)
@@ -209,14 +224,13 @@ def test_workers_map_the_same_file(large):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the memory")
-@pytest.mark.parametrize("kind", ["char", "bytes"])
-def test_200_megabytes_in_less_than_300(script, tmp_path, tiny, kind):
+def test_200_megabytes_in_less_than_300(script, tmp_path, tiny):
     rng = np.random.default_rng(0)
     letters = np.frombuffer(b"etaoin shrdlu, and no vowels\n" + "é".encode(), np.uint8)[:-2]
     with open(tmp_path / "large.txt", "wb") as file:
         for _ in range(100):
             file.write(rng.choice(letters, 2_000_000).tobytes())
-    flags = ["--data", "large.txt", "--tokenizer", kind, "--max-iters", 100_000, *tiny]
+    flags = ["--data", "large.txt", "--max-iters", 100_000, *tiny]
     process = script("train.py", *flags, "--eval-interval", 20, "--processes", 2, start=True)
     lines = [process.stdout.readline() for _ in range(20) if process.poll() is None]
     status = Path(f"/proc/{process.pid}/status").read_text()

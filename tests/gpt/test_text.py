@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from gpt import network
 from gpt import text as text_module
 from gpt.config import UserError
+from gpt.data import Corpus
 from gpt.text import Text, find_text, load_text, tiny_shakespeare
 
 posix = pytest.mark.skipif(os.name != "posix", reason="no pipes or links as files there")
@@ -141,21 +142,46 @@ def test_a_pipe_can_be_read_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_on_standard_input(script, text, text_file, tiny):
+def test_a_run_keeps_its_tokenizer(script, text_file, tiny, tmp_path):
+    flags = ["--data", text_file, "--max-iters", 1, *tiny]
+    assert script("train.py", *flags, "--tokenizer", "bpe:280", "--out", "run").returncode == 0
+    done = script("sample.py", "--checkpoint", "run", "--prompt", "é<|endoftext|>")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("é<|endoftext|>")
+    assert script("gpt.report", "run", "--prompt", "the fox").returncode == 0
+    again = ["--resume", "--out", "run", "--max-iters", 2]
+    done = script("train.py", *again)
+    assert "bpe:280, vocabulary 280" in done.stdout
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert '" jumps"' in page  # a token of several characters
+    for mistake, *arguments in (
+        ("cannot change its tokenizer", "train.py", *again, "--tokenizer", "char"),
+        ("'\\udcff'", "sample.py", "--checkpoint", "run", "--prompt", "a\udcff"),
+    ):
+        done = script(*arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert mistake in done.stderr
+
+
+def test_gpt2_where_its_vocabulary_cannot_be_had(script, text_file, tmp_path):
+    nowhere = {"TIKTOKEN_CACHE_DIR": str(tmp_path / "nothing")}
+    done = script("train.py", "--data", text_file, "--tokenizer", "gpt2", **nowhere)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert "--tokenizer bpe:1024" in done.stderr
+
+
+@pytest.mark.slow
+def test_training_on_standard_input(script, text, tiny):
     flags = ["--max-iters", 1, "--tokenizer", "bpe:300", *tiny]
     piped = script("train.py", "--data", "-", *flags, input=text)
     assert (piped.returncode, piped.stderr) == (0, "")
-    assert "standard input: " in piped.stdout
-    named = script("train.py", "--data", text_file, *flags)
-    losses = [line for line in named.stdout.splitlines() if line.startswith("step")]
-    assert losses == [line for line in piped.stdout.splitlines() if line.startswith("step")] != []
+    tokens = len(Corpus.from_text("text", text, 8, "bpe:300").train)
+    assert f"standard input: {tokens:,} tokens to learn" in piped.stdout
     other = script("train.py", "--resume", "--out", "runs/1", "--max-iters", 2, input="x" + text)
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)
     assert "this run learns another text than standard input" in other.stderr
     again = script("train.py", "--resume", "--out", "runs/1", "--max-iters", 2, input=text)
     assert again.returncode == 0, again.stderr
-    page = script("gpt.report", "runs/1")
-    assert page.returncode == 0, page.stderr
 
 
 def test_training_on_a_folder(script, tmp_path, text, tiny):
