@@ -226,7 +226,7 @@ class SampleConfig:
     prompt: Annotated[str, _default("none: the model begins by itself")] = ""
     """Text to continue."""
     checkpoint: Annotated[Path | None, _default("the newest run's best")] = None
-    """A checkpoint, or a run directory (its best)."""
+    """A run or its checkpoint, GPT-2's folder, or nanoGPT's ckpt.pt."""
     max_new_tokens: int = 500
     """Tokens to draw."""
     num_samples: int = 1
@@ -260,6 +260,16 @@ class ReportConfig:
     """The page."""
 
 
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a model as Hugging Face stores GPT-2, for GPT2LMHeadModel.from_pretrained."""
+
+    checkpoint: Annotated[Path | None, tyro.conf.Positional, _default("the newest run")] = None
+    """A run directory (its best), a checkpoint, or anything else that --init-from takes."""
+    out: Annotated[Path | None, _default("huggingface beside the checkpoint")] = None
+    """A new folder."""
+
+
 # the video trains with AdamW's own settings, at a constant learning rate
 _VIDEO: dict[str, Any] = {
     "max_iters": 5000, "eval_interval": 500, "eval_iters": 200,
@@ -278,6 +288,7 @@ PRESETS = {
     # the smallest GPT-2 by nanoGPT's recipe, in steps of a fortieth of its tokens and hence half
     # its learning rate: work for a GPU and days
     "gpt2": TrainConfig(
+        tokenizer="gpt2",
         max_iters=600_000, eval_interval=2000, eval_iters=200, batch_size=12, warmup_iters=2000,
         learning_rate=3e-4, min_lr=3e-5, beta2=0.95,
         model=GPTConfig(
