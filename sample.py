@@ -1,7 +1,6 @@
 """Let a trained GPT continue a text: `python sample.py --prompt "ROMEO:"`."""
 
-from gpt import cli, machine
-from gpt.checkpoint import Checkpoint
+from gpt import cli, machine, pretrained
 from gpt.config import SampleConfig
 from gpt.generate import generate_text
 from gpt.run import Run
@@ -11,10 +10,10 @@ def main() -> None:
     config = cli.parse(SampleConfig)
     device = cli.prepare_device(config)
     path = config.checkpoint or Run.newest("best.safetensors").best
-    checkpoint = Checkpoint.load(Run(path).best if path.is_dir() else path)
+    trained = pretrained.load(path)
     if device == "cpu":
         machine.prepare(threads=machine.cores())
-    model, tokenizer = checkpoint.model(), checkpoint.tokenizer
+    model, tokenizer = trained.model(), trained.tokenizer
     model.to(device)
     tokenizer.encode(config.prompt)  # an unknown character is an error before any output
     for seed in range(config.seed, config.seed + config.num_samples):

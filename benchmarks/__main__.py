@@ -20,7 +20,7 @@ from benchmarks import gpu_tables, limit, report
 from benchmarks.contest import Job, Times, alternate, ratios
 from benchmarks.worker import CHAIN
 from gpt import cli
-from gpt.config import PRESETS, GPTConfig, TrainConfig, UserError
+from gpt.config import PRESETS, TrainConfig, UserError
 from gpt.machine import cores
 
 What = Literal[
@@ -32,17 +32,11 @@ Op = Literal[
     "attention", "attention_dropout", "adamw",
 ]  # fmt: skip
 
-# train.py's presets, all with the gradient clipped, and the smallest GPT-2 with nanoGPT's settings
+# train.py's presets, all with the gradient clipped
 SIZES: dict[str, TrainConfig] = {
-    size: dataclasses.replace(preset, grad_clip=1.0) for size, preset in PRESETS.items()
+    size: dataclasses.replace(PRESETS[size], grad_clip=1.0) for size in get_args(Size)
 }
-SIZES["gpt2"] = TrainConfig(
-    batch_size=8, learning_rate=6e-4, min_lr=6e-5, beta2=0.95,
-    model=GPTConfig(
-        50257, block_size=1024, n_layer=12, n_head=12, n_embd=768, activation="gelu",
-        qkv_bias=True, tied_head=True, scaled_init=True,
-    ),
-)  # fmt: skip
+SIZES["gpt2"] = dataclasses.replace(SIZES["gpt2"], batch_size=8)
 BASELINES = {
     "heads": "PyTorch, the video's heads",
     "sdpa": "PyTorch, SDPA, fused AdamW",

@@ -81,7 +81,8 @@ class Block(nn.Module):
         self.ln_1 = nn.LayerNorm(C)
         self.attn = attention(config)
         self.ln_2 = nn.LayerNorm(C)
-        self.act = nn.ReLU() if config.activation == "relu" else nn.GELU(approximate="tanh")
+        tanh = "tanh" if config.activation == "gelu_tanh" else "none"
+        self.act = nn.ReLU() if config.activation == "relu" else nn.GELU(approximate=tanh)
         self.mlp = nn.ModuleDict({"c_fc": nn.Linear(C, 4 * C), "c_proj": nn.Linear(4 * C, C)})
         self.dropout = nn.Dropout(config.dropout)
 

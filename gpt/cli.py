@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import tyro
 
+from gpt import pretrained
 from gpt.checkpoint import Checkpoint
 from gpt.config import PRESETS, RunConfig, SampleConfig, TrainConfig, UserError
 from gpt.precision import Precision
@@ -51,9 +52,12 @@ def run(main: Callable[[], None]) -> None:
 def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
     """The configuration of train.py's command line (by default this process's).
 
-    Flags override defaults, and the defaults are those of the preset, or of the run to resume.
+    Flags override defaults, and the defaults are those of the preset (of the model to start from,
+    where there is one), or of the run to resume.
     """
     asked = parse(RunConfig, arguments, partial=True)  # decides the defaults of all the flags
+    if asked.resume and asked.init_from is not None:
+        raise UserError("a run that is resumed has its weights already; leave --init-from out")
     if asked.resume:
         begun = Run.resumable(asked.out)
         recorded = Checkpoint.load(begun.last).config
@@ -63,9 +67,18 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
         default = dataclasses.replace(recorded, out=begun.path)
     else:
         preset = asked.preset
+        if preset == "auto" and asked.init_from is not None:
+            preset = "finetune"
         if preset == "auto":
             preset = "nanogpt-cpu" if find_device(asked.device) == "cpu" else "video"
         default = PRESETS[preset]
+        if asked.init_from is not None:
+            start = pretrained.load(asked.init_from)
+            default = dataclasses.replace(
+                default, model=start.config, tokenizer=start.tokenizer.name
+            )
+        elif preset == "finetune":
+            raise UserError("--preset finetune is for weights to start from: --init-from PATH")
     return dataclasses.replace(parse(TrainConfig, arguments, default), preset=preset)
 
 

@@ -11,14 +11,15 @@ import re
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
 Device = Literal["auto", "cpu", "gpu", "cuda"]
 Kernels = Literal["plain", "fused"]
 DType = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
-Preset = Literal["auto", "nanogpt-cpu", "video", "notebook"]
+Activation = Literal["relu", "gelu", "gelu_tanh"]
+Preset = Literal["auto", "nanogpt-cpu", "video", "notebook", "gpt2", "finetune"]
 
 
 class UserError(ValueError):
@@ -83,8 +84,8 @@ class GPTConfig:
     """Channels, a multiple of n-head."""
     dropout: float = 0.0
     """Fraction dropped in training, in the video's three places."""
-    activation: Literal["relu", "gelu"] = "relu"
-    """Of the MLP; gelu in GPT-2's tanh form."""
+    activation: Activation = "relu"
+    """Of the MLP; gelu is PyTorch's and nanoGPT's, gelu-tanh GPT-2's."""
     bias: bool = True
     """Biases in linear layers and LayerNorms."""
     qkv_bias: bool = False
@@ -100,8 +101,8 @@ class GPTConfig:
             _at_least(self, name, 1)
         _fraction(self, "dropout")
         _require(
-            self.activation in ("relu", "gelu"),
-            f"activation is {self.activation!r}, but must be relu or gelu",
+            self.activation in get_args(Activation),
+            f"activation is {self.activation!r}, but must be relu, gelu or gelu_tanh",
         )
         _require(
             self.n_embd % self.n_head == 0,
@@ -127,7 +128,9 @@ class RunConfig:
     dtype: DType = "float32"
     """Of products of matrices on a GPU; auto: bfloat16 if it has it, else float16."""
     preset: Preset = "auto"
-    """Sets the defaults below; auto: nanogpt-cpu on a CPU, video on a GPU."""
+    """Sets the defaults below; auto: nanogpt-cpu, on a GPU video, with --init-from finetune."""
+    init_from: Annotated[Path | None, _default("random weights")] = None
+    """Weights to start from: a run or its checkpoint, GPT-2's folder, nanoGPT's ckpt.pt."""
     out: Annotated[Path | None, _default("the next free runs/<n>")] = None
     """Run directory."""
     resume: bool = False
@@ -223,7 +226,7 @@ class SampleConfig:
     prompt: Annotated[str, _default("none: the model begins by itself")] = ""
     """Text to continue."""
     checkpoint: Annotated[Path | None, _default("the newest run's best")] = None
-    """A checkpoint, or a run directory (its best)."""
+    """A run or its checkpoint, GPT-2's folder, or nanoGPT's ckpt.pt."""
     max_new_tokens: int = 500
     """Tokens to draw."""
     num_samples: int = 1
@@ -257,6 +260,16 @@ class ReportConfig:
     """The page."""
 
 
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a model as Hugging Face stores GPT-2, for GPT2LMHeadModel.from_pretrained."""
+
+    checkpoint: Annotated[Path | None, tyro.conf.Positional, _default("the newest run")] = None
+    """A run directory (its best), a checkpoint, or anything else that --init-from takes."""
+    out: Annotated[Path | None, _default("huggingface beside the checkpoint")] = None
+    """A new folder."""
+
+
 # the video trains with AdamW's own settings, at a constant learning rate
 _VIDEO: dict[str, Any] = {
     "max_iters": 5000, "eval_interval": 500, "eval_iters": 200,
@@ -272,18 +285,37 @@ PRESETS = {
         **_VIDEO, batch_size=16, learning_rate=1e-3, min_lr=1e-3,
         model=GPTConfig(block_size=32, n_layer=4, n_head=4, n_embd=64),
     ),
+    # the smallest GPT-2 by nanoGPT's recipe, in steps of a fortieth of its tokens and hence half
+    # its learning rate: work for a GPU and days
+    "gpt2": TrainConfig(
+        tokenizer="gpt2",
+        max_iters=600_000, eval_interval=2000, eval_iters=200, batch_size=12, warmup_iters=2000,
+        learning_rate=3e-4, min_lr=3e-5, beta2=0.95,
+        model=GPTConfig(
+            50257, block_size=1024, n_layer=12, n_head=12, n_embd=768, activation="gelu_tanh",
+            qkv_bias=True, tied_head=True, scaled_init=True,
+        ),
+    ),
+    # nanoGPT's small constant steps away from weights that are good already; the model is theirs
+    "finetune": TrainConfig(
+        max_iters=200, eval_interval=20, batch_size=4, warmup_iters=0,
+        learning_rate=3e-5, min_lr=3e-5,
+    ),
 }  # fmt: skip
+
+
+_PATHS = ("data", "init_from", "out")
 
 
 def to_record(config: TrainConfig) -> dict[str, Any]:
     """A configuration as plain JSON values."""
     record = dataclasses.asdict(config)
-    for name in ("data", "out"):
+    for name in _PATHS:
         record[name] = None if record[name] is None else str(record[name])
     return record
 
 
 def from_record(record: dict[str, Any]) -> TrainConfig:
     """The configuration back from `to_record`'s JSON values."""
-    paths = {name: record[name] and Path(record[name]) for name in ("data", "out")}
+    paths = {name: record[name] and Path(record[name]) for name in _PATHS}
     return TrainConfig(**record | paths | {"model": GPTConfig(**record["model"])})

@@ -16,7 +16,7 @@ SIZE: dict[str, Any] = {"vocab_size": 7, "block_size": 4, "n_layer": 2, "n_head"
 TOKENS = np.array([[3, 1, 4, 1, 5], [6, 2, 6, 5, 3]])  # each predicts the next
 VARIANTS: dict[str, dict[str, Any]] = {
     "the video's": {},
-    "GPT-2's": {"activation": "gelu", "qkv_bias": True, "tied_head": True},
+    "GPT-2's": {"activation": "gelu_tanh", "qkv_bias": True, "tied_head": True},
 }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from gpt.checkpoint import Checkpoint
 from gpt.config import TrainConfig, UserError
 from gpt.data import load_corpus
+from gpt.pretrained import Pretrained, load
 from gpt.run import Run
 from gpt.text import Text, find_text
 from gpt.training import Trainer
@@ -18,21 +20,40 @@ def train(config: TrainConfig, device: str = "cpu") -> Run:
     Whatever can be wrong is checked before the work begins: UserError if something is.
     """
     text = find_text(config.data, config.glob)
-    checkpoint, tokenizer = None, None
+    checkpoint = weights = None
     if config.resume:
         config = dataclasses.replace(config, out=Run.resumable(config.out).path)
         checkpoint = _resumable_checkpoint(config, text)
-        tokenizer = checkpoint.tokenizer
-    corpus = load_corpus(text, tokenizer or config.tokenizer, config.model.block_size)
+    elif config.init_from is not None:
+        weights = _weights(config, config.init_from)
+    start = checkpoint or weights
+    tokenizer = start.tokenizer if start else config.tokenizer
+    corpus = load_corpus(text, tokenizer, config.model.block_size)
     model = dataclasses.replace(config.model, vocab_size=corpus.tokenizer.vocab_size)
     config = dataclasses.replace(config, model=model)
     trainer = Trainer(config, corpus, Run.create(config), device, share_work=True)
     if checkpoint is not None:
         trainer.resume(checkpoint)
+    elif weights is not None:
+        trainer.start_from(weights)
     print(trainer.describe(), flush=True)
     trainer.train()
     trainer.finish()
     return trainer.run
+
+
+def _weights(config: TrainConfig, path: Path) -> Pretrained:
+    """The weights to start from. UserError, naming what differs, unless they fit the model."""
+    weights = load(path)
+    model = dataclasses.asdict(config.model) | {"tokenizer": config.tokenizer}
+    theirs = dataclasses.asdict(weights.config) | {"tokenizer": weights.tokenizer.name}
+    for name in model.keys() - {"block_size", "dropout", "vocab_size"}:
+        if model[name] != theirs[name]:
+            raise UserError(
+                f"{path} is of a model with {name} {theirs[name]}, not {model[name]}; leave that "
+                "flag out (of the model only --block-size and --dropout can change)"
+            )
+    return weights
 
 
 def _resumable_checkpoint(config: TrainConfig, text: Text) -> Checkpoint:

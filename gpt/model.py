@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import tensorlib
-from gpt.config import GPTConfig, Sampling
+from gpt.config import Activation, GPTConfig, Sampling
 from gpt.generate import generate
 from tensorlib import Tensor, nn
 from tensorlib.nn import functional as F
@@ -70,13 +70,19 @@ class CausalSelfAttention(nn.Module):
         return self.dropout(self.c_proj(y))
 
 
+def _activation(name: Activation) -> nn.Module:
+    if name == "relu":
+        return nn.ReLU()
+    return nn.GELU(approximate="tanh" if name == "gelu_tanh" else "none")
+
+
 class MLP(nn.Module):
     """Computation: every position thinks for itself about what it gathered."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.act = nn.ReLU() if config.activation == "relu" else nn.GELU(approximate="tanh")
+        self.act = _activation(config.activation)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 

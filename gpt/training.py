@@ -21,6 +21,7 @@ from gpt.data import Corpus
 from gpt.generate import generate_text
 from gpt.model import GPT
 from gpt.parallel import Team
+from gpt.pretrained import Pretrained
 from gpt.run import Run
 from gpt.signals import uninterrupted
 from tensorlib import Tensor, nn, optim
@@ -32,6 +33,7 @@ class Trainer:
 
     step: how many updates it has had.
     best_loss: its lowest validation loss so far, None before the first evaluation.
+    origin: where its weights came from, in words.
     grad_norm: of the last update's gradient before it was clipped, None where none was.
     """
 
@@ -48,6 +50,7 @@ class Trainer:
         self.config, self.corpus, self.run, self.device = config, corpus, run, device
         self.step = 0
         self.best_loss: float | None = None
+        self.origin = "random"
         self.grad_norm: Tensor | None = None
         tensorlib.manual_seed(config.seed)
         self.model = GPT(config.model)
@@ -179,11 +182,22 @@ class Trainer:
         tokenizer, sha256 = self.corpus.tokenizer, self.corpus.sha256
         return Checkpoint(self.config, tokenizer, self.step, self.best_loss, sha256, tensors)
 
+    def start_from(self, pretrained: Pretrained) -> None:
+        """Take the weights of a trained model; positions that it does not have stay random."""
+        pretrained.restore(self.model)
+        self.origin = pretrained.origin
+        T, theirs = self.config.model.block_size, pretrained.config.block_size
+        if T > theirs:
+            self.origin += f"; positions {theirs:,} to {T - 1:,} are new, and random"
+        elif T < theirs:
+            self.origin += f"; of its {theirs:,} positions the first {T:,}"
+
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go back to where `checkpoint` stood, reports included."""
         checkpoint.restore(self.model, self.optimizer)
         self.precision.restore(checkpoint.tensors)
         self.step, self.best_loss = checkpoint.step, checkpoint.best_loss
+        self.origin = f"{self.run.last}"
         self.run.rewind(self.step)
         self._mark = (self.step, time.perf_counter())
 
@@ -202,6 +216,7 @@ class Trainer:
                 f"{len(corpus.val):,} to validate",
                 f"tokenizer   {corpus.tokenizer.name}, vocabulary {config.model.vocab_size:,}",
                 f"model       {parameters:,} parameters",
+                f"weights     {self.origin}",
                 f"batch       {B} x {T} = {B * T:,} tokens, {self.flops() / 1e9:,.1f} GFLOP a step",
                 f"run         {self.run}, from step {self.step} to {config.max_iters:,}",
                 f"reading     {fit[0]}",

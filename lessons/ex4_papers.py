@@ -215,7 +215,7 @@ VARIANTS = {
     "rmsnorm": Variant((rmsnorm,)),
     "swiglu": Variant((swiglu,)),
     "tied": Variant(config={"tied_head": True}),
-    "gelu": Variant(config={"activation": "gelu"}),
+    "gelu": Variant(config={"activation": "gelu_tanh"}),
     "qknorm": Variant((attention(NormedAttention),)),
     "cosine": Variant(cosine=True),
     "together": Variant((rope, attention(RotaryNormedAttention), swiglu, rmsnorm), cosine=True),

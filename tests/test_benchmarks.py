@@ -260,7 +260,7 @@ def test_every_operation_is_there_in_both_libraries():
     assert {*worker.operations(TINY), "adamw"} == {*benchmarks.get_args(benchmarks.Op)}
 
 
-GPT2 = {"activation": "gelu", "qkv_bias": True, "tied_head": True}
+GPT2 = {"activation": "gelu_tanh", "qkv_bias": True, "tied_head": True}
 
 
 @pytest.mark.parametrize(

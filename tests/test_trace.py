@@ -111,7 +111,7 @@ def test_the_numbers_are_the_same_with_it():
 # ----------------------------------------------------------------------------------------- FLOPs
 
 
-@pytest.mark.parametrize("options", [{}, {"tied_head": True}, {"activation": "gelu"}])
+@pytest.mark.parametrize("options", [{}, {"tied_head": True}, {"activation": "gelu_tanh"}])
 @pytest.mark.parametrize(("layers", "T", "C", "H"), [(1, 8, 16, 2), (3, 128, 32, 4)])
 def test_flops_of_a_gpt(layers, T, C, H, options):
     """6 N + 12 L H Q T for each token, N the weights of the matrices, Q = C / H."""

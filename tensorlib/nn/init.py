@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import math
+import threading
 
 from .. import random
 from ..grad_mode import no_grad
 from ..tensor import Tensor
 
 
+class _Drawing(threading.local):
+    """Whether random values are drawn; not inside `utils.skip_init`."""
+
+    on = True
+
+
+drawing = _Drawing()
+
+
 @no_grad()
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     """Uniform between a and b."""
+    if not drawing.on:
+        return tensor
     return tensor.copy_(_on(tensor, random.uniform(a, b, tensor.shape, tensor.dtype)))
 
 
 @no_grad()
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Normal with the given mean and standard deviation."""
+    if not drawing.on:
+        return tensor
     return tensor.copy_(_on(tensor, random.normal(mean, std, tensor.shape, tensor.dtype)))
 
 

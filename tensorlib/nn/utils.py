@@ -1,10 +1,12 @@
-"""Over all parameters at once: the norm of their gradients, and their numbers as one vector."""
+"""Over all parameters at once: the norm of their gradients, their numbers as one vector, and a
+module whose numbers are yet to come."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +14,19 @@ from ..autograd import mark_written
 from ..device import device_of
 from ..kernels import kernels
 from ..tensor import Tensor
+from .init import drawing
+
+M = TypeVar("M")
+
+
+def skip_init(module_cls: Callable[..., M], *args, **kwargs) -> M:
+    """`module_cls(*args, **kwargs)` whose random parameters hold whatever memory held: for values
+    that will be loaded, where drawing them first may take longer than the loading."""
+    drawing.on = False
+    try:
+        return module_cls(*args, **kwargs)
+    finally:
+        drawing.on = True
 
 
 def clip_grad_norm_(

@@ -414,7 +414,7 @@ TEXT = "".join(f"the {word} jumps over {i}\n" for i in range(60) for word in ("f
 def trainer(path, dtype, device="cuda", **changes):
     corpus = Corpus.from_text("text", TEXT, block_size=8)
     size = {"block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.1}
-    model = GPTConfig(**size, vocab_size=corpus.tokenizer.vocab_size, activation="gelu")
+    model = GPTConfig(**size, vocab_size=corpus.tokenizer.vocab_size, activation="gelu_tanh")
     config = TrainConfig(batch_size=4, eval_iters=2, warmup_iters=2, model=model, dtype=dtype)
     config = dataclasses.replace(config, out=path / f"run-{len(list(path.iterdir()))}", **changes)
     return Trainer(config, corpus, Run.create(config), device)

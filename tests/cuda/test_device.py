@@ -147,7 +147,7 @@ def gradients(model, x, y, device):
     return loss.item(), found
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh"])
 def test_gpt_agrees_with_the_cpu(activation):
     size = {"block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 300}
     tensorlib.manual_seed(0)

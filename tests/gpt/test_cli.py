@@ -47,7 +47,7 @@ WRONG = {
     "--n-layer": "missing value .*--n-layer",
     "--preset huge": "'huge'.*'nanogpt-cpu', 'video', 'notebook'",
     "--device tpu": "'tpu'.*'cpu', 'gpu', 'cuda'",
-    "--activation silu": "'silu'.*'relu', 'gelu'",
+    "--activation silu": "'silu'.*'relu', 'gelu', 'gelu_tanh'",
     "--n-embd 130": r"n_embd \(130\) must be a multiple of n_head \(4\)",
     "--preset video --n-head 5": r"n_embd \(384\) must be a multiple of n_head \(5\)",
     "--dropout 1": r"^dropout is 1\.0, but must be in \[0, 1\)$",

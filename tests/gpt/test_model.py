@@ -18,10 +18,18 @@ SMALL = {"vocab_size": 11, "block_size": 8, "n_layer": 3, "n_head": 2, "n_embd":
 VARIANTS = {
     "video": {},
     "gpt-2": {
-        "activation": "gelu", "qkv_bias": True, "tied_head": True, "scaled_init": True
+        "activation": "gelu_tanh", "qkv_bias": True, "tied_head": True, "scaled_init": True
     },
+    "nanogpt": {"activation": "gelu", "bias": False, "tied_head": True},
     "no biases": {"bias": False},
 }  # fmt: skip
+
+
+ACTIVATIONS = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+}
 
 
 def torch_gpt(state, config, idx, targets):
@@ -46,8 +54,7 @@ def torch_gpt(state, config, idx, targets):
             heads.append(scores.softmax(-1) @ v[j])
         x = x + linear(torch.cat(heads, -1), f"h.{i}.attn.c_proj")
         hidden = linear(layer_norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc")
-        gelu = config.activation == "gelu"
-        hidden = functional.gelu(hidden, approximate="tanh") if gelu else hidden.relu()
+        hidden = ACTIVATIONS[config.activation](hidden)
         x = x + linear(hidden, f"h.{i}.mlp.c_proj")
     logits = linear(layer_norm(x, "ln_f"), "lm_head")
     return logits, functional.cross_entropy(logits.flatten(0, 1), targets.flatten())

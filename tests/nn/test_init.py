@@ -70,3 +70,13 @@ def test_fans_need_two_dimensions(name, shape):
 def test_unknown_mode():
     fn = lambda t: t.nn.init.kaiming_uniform_(t.zeros(3, 3), mode="fan")  # noqa: E731
     check_error(ValueError, fn, match="mode")
+
+
+def test_skip_init_draws_nothing():
+    tensorlib.manual_seed(0)
+    layer = tensorlib.nn.utils.skip_init(tensorlib.nn.Linear, 3, 5, bias=False)
+    assert layer.weight.shape == (5, 3)
+    assert layer.bias is None
+    drawn = tensorlib.nn.Linear(3, 5, bias=False).weight.detach().numpy()
+    torch.manual_seed(0)
+    np.testing.assert_array_equal(drawn, torch.nn.Linear(3, 5, bias=False).weight.detach().numpy())
