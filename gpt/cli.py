@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import tyro
 
+from gpt import signals
 from gpt.checkpoint import Checkpoint
 from gpt.config import PRESETS, RunConfig, SampleConfig, TrainConfig, UserError
 from gpt.precision import Precision
@@ -34,7 +35,8 @@ _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main` and leave with its status: 0; 2 after a mistake of the user's, told in
-    one line on standard error; 130 after Ctrl-C."""
+    one line on standard error; 130 after Ctrl-C, 143 after SIGTERM."""
+    signals.handle()
     try:
         main()
     except UserError as error:
@@ -44,6 +46,8 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(_complain(f"{out_of_memory(error)}; {smaller}"))
     except KeyboardInterrupt:
         sys.exit(130)
+    except signals.Terminated as stop:
+        sys.exit(128 + stop.number)
     except BrokenPipeError:  # whoever read our output, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -54,6 +58,8 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
     Flags override defaults, and the defaults are those of the preset, or of the run to resume.
     """
     asked = parse(RunConfig, arguments, partial=True)  # decides the defaults of all the flags
+    if asked.resume and asked.overwrite:
+        raise UserError("--resume goes on with a run, --overwrite replaces it: choose one")
     if asked.resume:
         begun = Run.resumable(asked.out)
         recorded = Checkpoint.load(begun.last).config

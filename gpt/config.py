@@ -7,6 +7,8 @@ The same classes are the library's interface (`GPTConfig(n_layer=6)`), train.py'
 from __future__ import annotations
 
 import dataclasses
+import types
+import typing
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -118,6 +120,8 @@ class RunConfig:
     """Run directory."""
     resume: bool = False
     """Go on with the run in --out, or the newest in runs/, as it was set up."""
+    overwrite: bool = False
+    """Replace the run that --out holds."""
     seed: int = 1337
     """Weights, batches and dropout all follow from it."""
 
@@ -260,14 +264,50 @@ PRESETS = {
 
 
 def to_record(config: TrainConfig) -> dict[str, Any]:
-    """A configuration as plain JSON values."""
-    record = dataclasses.asdict(config)
+    """A configuration as plain JSON values; not how the run was started (resume, overwrite)."""
+    record = dataclasses.asdict(config) | {"resume": False, "overwrite": False}
     for name in ("data", "out"):
         record[name] = None if record[name] is None else str(record[name])
     return record
 
 
-def from_record(record: dict[str, Any]) -> TrainConfig:
-    """The configuration back from `to_record`'s JSON values."""
-    paths = {name: record[name] and Path(record[name]) for name in ("data", "out")}
-    return TrainConfig(**record | paths | {"model": GPTConfig(**record["model"])})
+def from_record(record: Any) -> TrainConfig:
+    """The configuration back from `to_record`'s JSON values; what is missing has its default.
+
+    UserError, naming it, for a setting that does not exist, or has another type or a wrong value.
+    """
+    return _from_record(TrainConfig, record, "the configuration")
+
+
+def _from_record(cls: Any, record: Any, name: str) -> Any:
+    kinds = typing.get_type_hints(cls)
+    _require(isinstance(record, dict), f"{name} is not a set of names and values")
+    for key in record:
+        _require(key in kinds, f"no setting is called {_shown(key)}; perhaps in a newer version")
+    return cls(**{key: _value(kinds[key], value, key) for key, value in record.items()})
+
+
+def _value(kind: Any, value: Any, name: str) -> Any:
+    """A JSON value as a setting of this type."""
+    if dataclasses.is_dataclass(kind):
+        return _from_record(kind, value, name)
+    if typing.get_origin(kind) is Literal:
+        options = typing.get_args(kind)
+        text = f"{name} is {_shown(value)}, but must be one of: {', '.join(options)}"
+        _require(value in options, text)
+        return value
+    optional = typing.get_origin(kind) in (types.UnionType, typing.Union)
+    if optional and value is None:
+        return None
+    kind = typing.get_args(kind)[0] if optional else kind
+    accepted = {float: (float, int), Path: (str,)}.get(kind, (kind,))
+    right = isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
+    _require(right, f"{name} is {_shown(value)}, but must be of type {kind.__name__}")
+    try:
+        return kind(value)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{name} cannot be {_shown(value)}: {error}") from None
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:60]
