@@ -25,6 +25,7 @@ from gpt.checkpoint import Checkpoint
 from gpt.config import PRESETS, RunConfig, SampleConfig, TrainConfig, UserError
 from gpt.precision import Precision
 from gpt.run import Run
+from gpt.saving import say
 from tensorlib import set_float32_matmul_precision
 from tensorlib.device import CuPyError, canonical, check, out_of_memory
 from tensorlib.kernels import use_fused
@@ -169,5 +170,5 @@ def _flags(cls: type) -> list[str]:
 
 
 def _complain(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}", sys.stderr)
     return 2

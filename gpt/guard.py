@@ -6,7 +6,7 @@ moments for good. Skipping its step costs nothing: the next batch is another one
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,16 @@ class Guard:
         """Of the last step's gradient, before it was clipped; None before the first."""
         return self.norms[-1].item() if self.norms else None
 
-    def check(self, advice: str) -> None:
-        """UserError, with `advice`, if ten steps in a row have been refused. Waits for a GPU."""
+    def check(self, advice: Callable[[], str]) -> None:
+        """UserError, with `advice()`, if ten steps in a row have been refused. Waits for a GPU."""
+        if not self.norms or self.norms[-1] <= self.bound:
+            return
         _, in_a_row = self.counts()
         if in_a_row >= IN_A_ROW:
             raise UserError(
                 f"{in_a_row} steps in a row were skipped, since the norm of their gradient was "
-                f"not finite or above {self.bound:.3g} (the last: {self.last_norm():.3g}); {advice}"
+                f"not finite or above {self.bound:.3g} (the last: {self.last_norm():.3g}); "
+                + advice()
             )
 
     def tensors(self) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ is the next try.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
 import time
@@ -73,21 +74,18 @@ class Saver:
 
         UserError if both fail.
         """
-        with uninterrupted():
-            try:
-                checkpoint.save(self.last)
-                return self.last
-            except UserError as error:
-                failure = str(error)
-            try:
-                path = Path(tempfile.mkdtemp(prefix="train-")) / self.last.name
-                checkpoint.save(path)
-            except (OSError, UserError) as error:
-                with contextlib.suppress(OSError, UnboundLocalError):
-                    path.parent.rmdir()
-                older = "an older checkpoint is there" if self.last.exists() else "there is none"
-                raise UserError(
-                    f"step {checkpoint.step} is lost: {failure}; {error}; {older}"
-                ) from None
+        try:
+            checkpoint.save(self.last)
+            return self.last
+        except UserError as error:
+            failure = str(error)
+        path = Path(tempfile.gettempdir(), f"train-{os.getpid()}-{self.last.name}")
+        try:
+            checkpoint.save(path)
+        except UserError as error:
+            older = "an older checkpoint is there" if self.last.exists() else "there is none"
+            raise UserError(
+                f"step {checkpoint.step} is lost: {failure}; {error}; {older}"
+            ) from None
         say(f"{failure}: saved elsewhere, move it there once there is room", sys.stderr)
         return path

@@ -79,14 +79,15 @@ class Trainer:
                         break
                     loss = self.update()
                     if self.device == "cpu" or self.step % 100 == 0:  # a GPU has to be waited for
-                        self.guard.check(self._advice())
+                        self.guard.check(self._advice)
                     if self.saver.is_due() and self.guard.counts()[1] == 0:
                         self.saver.save(self.checkpoint(with_moments=True), self.run.last)
                     if bar.update():  # it has just been redrawn: time to look at the loss
                         bar.set_postfix_str(self._progress(loss), refresh=False)
         except STOP:
-            path = self.saver.save_for_good(self.checkpoint(with_moments=True))
-            say(f"stopped at step {self.step}, saved in {path}; --resume goes on", sys.stderr)
+            with uninterrupted():  # a second Ctrl-C must not cut the work of the first short
+                path = self.saver.save_for_good(self.checkpoint(with_moments=True))
+                say(f"stopped at step {self.step}, saved in {path}; --resume goes on", sys.stderr)
             self.run.plot()
             raise
         if not self.saver.saved:
@@ -124,7 +125,7 @@ class Trainer:
         losses = self.estimate_loss()
         if not all(map(math.isfinite, losses.values())):
             raise UserError(f"the loss is not finite at step {self.step}; {self._advice()}")
-        self.guard.check(self._advice())
+        self.guard.check(self._advice)
         skipped, _ = self.guard.counts()
         per_step = seconds / updates if updates else None
         tokens = self.config.batch_size * self.config.model.block_size

@@ -42,11 +42,11 @@ def test_a_refused_norm_does_not_widen_the_range():
 def test_several_in_a_row_are_told_with_the_advice():
     guard = Guard()
     ask(guard, 1.0, *[math.nan] * (IN_A_ROW - 1))
-    guard.check("")
+    guard.check(lambda: "")
     ask(guard, 1.0, *[math.nan] * IN_A_ROW)
     assert guard.counts() == (2 * IN_A_ROW - 1, IN_A_ROW)
     with pytest.raises(UserError, match=r"10 steps in a row.*nan.*; try this"):
-        guard.check("try this")
+        guard.check(lambda: "try this")
 
 
 @pytest.mark.parametrize("count", [0, 3, WINDOW, 2 * WINDOW + 95])

@@ -58,16 +58,16 @@ def workers(process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "kills"), [(1, 42), (2, 8)])
+@pytest.mark.parametrize(("processes", "kills", "steps"), [(1, 43, 500), (2, 7, 150)])
 def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
-    script, text_file, tiny, tmp_path, processes, kills
+    script, text_file, tiny, tmp_path, processes, kills, steps
 ):
-    flags = [*CORPUS, *tiny, "--eval-interval", 3, "--max-iters", 1200, "--dropout", 0.1]
+    flags = [*CORPUS, *tiny, "--eval-interval", 2, "--max-iters", steps, "--dropout", 0.1]
     flags += ["--eval-iters", 1, "--processes", processes]
     whole = script("train.py", *flags, "--out", "whole")
     assert whole.returncode == 0, whole.stderr
     run, dice = tmp_path / "killed", random.Random(1)
-    steps, orphans = [], []
+    begun, orphans = [], []
     for i in range(kills):
         resume = ["--resume"] if (run / "last.safetensors").exists() else ["--overwrite"]
         process = script("train.py", *flags, "--out", run.name, *resume, start=True)
@@ -76,17 +76,17 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
         else:
             for line in process.stdout:
                 if line.startswith("run "):
-                    steps.append(int(line.split("from step ")[1].split()[0]))
+                    begun.append(int(line.split("from step ")[1].split()[0]))
                     break
-            for _ in range(dice.randrange(3)):
+            for _ in range(dice.randrange(5)):
                 process.stdout.readline()
             time.sleep(dice.uniform(0, 0.02))  # in a step, an evaluation, or a save
         orphans += workers(process)
         assert process.poll() is None, process.stderr.read()  # it was not done yet
         process.kill()
         process.communicate()
-    assert steps == sorted(steps)
-    assert steps[-1] > 50
+    assert begun == sorted(begun)
+    assert begun[-1] > kills  # something was done in most of its lives
     assert gone(orphans)
     assert len(list(run.glob(".*"))) <= 2  # what it was writing
     done = script("train.py", *flags, "--out", run.name, "--resume")
@@ -263,7 +263,7 @@ def test_saved_elsewhere_where_the_run_takes_no_more(temporary, script, text_fil
         (run / f".{name}.safetensors.unfinished").mkdir(exist_ok=True)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
-    (saved,) = temporary.glob("train-*/last.safetensors")
+    (saved,) = temporary.glob("train-*-last.safetensors")
     assert err.splitlines()[-1] == f"error: run takes no more; step 300 is in {saved}"
     assert json.loads(safetensors.safe_open(saved, "numpy").metadata()["gpt"])["step"] == 300
 
