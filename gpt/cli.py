@@ -20,11 +20,12 @@ from typing import TypeVar
 
 import tyro
 
-from gpt import pretrained
+from gpt import pretrained, signals
 from gpt.checkpoint import Checkpoint
 from gpt.config import PRESETS, RunConfig, SampleConfig, TrainConfig, UserError
 from gpt.precision import Precision
 from gpt.run import Run
+from gpt.saving import say
 from tensorlib import set_float32_matmul_precision
 from tensorlib.device import CuPyError, canonical, check, out_of_memory
 from tensorlib.kernels import use_fused
@@ -35,7 +36,8 @@ _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main` and leave with its status: 0; 2 after a mistake of the user's, told in
-    one line on standard error; 130 after Ctrl-C."""
+    one line on standard error; 130 after Ctrl-C, 143 after SIGTERM."""
+    signals.handle()
     try:
         main()
     except UserError as error:
@@ -45,6 +47,8 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(_complain(f"{out_of_memory(error)}; {smaller}"))
     except KeyboardInterrupt:
         sys.exit(130)
+    except signals.Terminated as stop:
+        sys.exit(128 + stop.number)
     except BrokenPipeError:  # whoever read our output, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -58,6 +62,8 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
     asked = parse(RunConfig, arguments, partial=True)  # decides the defaults of all the flags
     if asked.resume and asked.init_from is not None:
         raise UserError("a run that is resumed has its weights already; leave --init-from out")
+    if asked.resume and asked.overwrite:
+        raise UserError("--resume goes on with a run, --overwrite replaces it: choose one")
     if asked.resume:
         begun = Run.resumable(asked.out)
         recorded = Checkpoint.load(begun.last).config
@@ -176,5 +182,5 @@ def _flags(cls: type) -> list[str]:
 
 
 def _complain(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}", sys.stderr)
     return 2

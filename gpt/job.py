@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from gpt.checkpoint import Checkpoint
 from gpt.config import TrainConfig, UserError
 from gpt.data import load_corpus
 from gpt.pretrained import Pretrained, load
 from gpt.run import Run
+from gpt.saving import say
 from gpt.text import Text, find_text
 from gpt.training import Trainer
+
+_PLACES = ("data", "out", "device", "resume", "overwrite", "preset", "model")  # not what is learned
 
 
 def train(config: TrainConfig, device: str = "cpu") -> Run:
@@ -31,15 +37,18 @@ def train(config: TrainConfig, device: str = "cpu") -> Run:
     corpus = load_corpus(text, tokenizer, config.model.block_size)
     model = dataclasses.replace(config.model, vocab_size=corpus.tokenizer.vocab_size)
     config = dataclasses.replace(config, model=model)
-    trainer = Trainer(config, corpus, Run.create(config), device, share_work=True)
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
-    elif weights is not None:
-        trainer.start_from(weights)
-    print(trainer.describe(), flush=True)
-    trainer.train()
-    trainer.finish()
-    return trainer.run
+    run = Run.create(config)
+    with run.claimed():
+        trainer = Trainer(config, corpus, run, device, share_work=True)
+        run.begin(config)  # from here on, what was in the directory is gone
+        if checkpoint is not None:
+            trainer.resume(checkpoint)
+        elif weights is not None:
+            trainer.start_from(weights)
+        say(trainer.describe())
+        trainer.train()
+        trainer.finish()
+    return run
 
 
 def _weights(config: TrainConfig, path: Path) -> Pretrained:
@@ -58,17 +67,37 @@ def _weights(config: TrainConfig, path: Path) -> Pretrained:
 
 def _resumable_checkpoint(config: TrainConfig, text: Text) -> Checkpoint:
     assert config.out is not None
-    checkpoint = Checkpoint.load(Run(config.out).last)
-    before = checkpoint.config.model
+    run = Run(config.out)
+    checkpoint = Checkpoint.load(run.last)
     if text.sha256 != checkpoint.text_sha256:
         raise UserError(f"this run learns another text than {text.name}; resume it with its own")
     if config.tokenizer != checkpoint.config.tokenizer:
         raise UserError("a run cannot change its tokenizer when it is resumed; leave that flag out")
-    model = dataclasses.replace(config.model, vocab_size=before.vocab_size)
-    if model != dataclasses.replace(before, dropout=model.dropout):
-        raise UserError("a run cannot change its model when it is resumed; leave those flags out")
+    vocab_size = checkpoint.config.model.vocab_size
+    model = dataclasses.replace(config.model, vocab_size=vocab_size)
+    if changes := _changes(checkpoint.config.model, model, but=["dropout"]):
+        raise UserError(
+            f"a run cannot change its model when it is resumed: {changes}; leave that out, or "
+            "begin a new run with another --out"
+        )
     if checkpoint.step > config.max_iters:
         raise UserError(
             f"the run is at step {checkpoint.step} already, beyond --max-iters {config.max_iters}"
         )
+    if other := _changes(checkpoint.config, config, but=_PLACES):
+        say(f"from here on: {other}", sys.stderr)
+    if checkpoint.best_loss is not None:
+        try:
+            best_loss = Checkpoint.load(run.best).best_loss
+        except UserError:
+            say(f"{run.best} cannot be read; the next evaluation writes it anew", sys.stderr)
+            best_loss = None
+        checkpoint = dataclasses.replace(checkpoint, best_loss=best_loss)  # that of the file
     return checkpoint
+
+
+def _changes(before: Any, now: Any, but: Collection[str]) -> str:
+    """Which settings differ: "n_layer was 4, is 6 now"."""
+    old, new = dataclasses.asdict(before), dataclasses.asdict(now)
+    changed = [name for name in old if name not in but and old[name] != new[name]]
+    return ", ".join(f"{name} was {old[name]}, is {new[name]} now" for name in changed)

@@ -17,12 +17,13 @@ import signal
 from collections.abc import Callable, Iterable
 from ctypes import c_float
 from multiprocessing.sharedctypes import RawArray
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
 
 import tensorlib
-from gpt import machine
+from gpt import machine, signals
 from gpt.config import Stream, TrainConfig, UserError
 from gpt.data import Batches, Corpus
 from gpt.model import GPT
@@ -109,8 +110,10 @@ class Team:
                 ours, theirs = spawn.Pipe()
                 grad, threads = RawArray(c_float, values.numel()), machine.cores() // processes
                 arguments = (theirs, config, corpus, part, shared, grad, max(threads, 1))
-                spawn.Process(target=_work, args=arguments, daemon=True).start()
+                with signals.ignored():  # they are for the main process to handle
+                    spawn.Process(target=_work, args=arguments, daemon=True).start()
                 theirs.close()
+                Finalize(self, ours.close, exitpriority=1)  # which tells the worker that it is over
                 self.workers.append(ours)
                 self.theirs.append(_on(grad).array)
         vector_to_parameters(values, self.parameters)
@@ -176,7 +179,7 @@ def _work(
     threads: int,
 ) -> None:
     """The life of a worker: do what the main process asks, until that one is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows: what its parent ignored, it does not
     machine.prepare(threads)
     share = Share(config, corpus, GPT(config.model), rows)
     vector_to_parameters(_on(shared), share.parameters)
@@ -187,8 +190,12 @@ def _work(
             return
         try:
             if task == "gradient":
-                main.send(share.gradient(_on(grad).array, *arguments).item())
+                answer: Any = share.gradient(_on(grad).array, *arguments).item()
             else:
-                main.send(share.losses(*arguments))
+                answer = share.losses(*arguments)
         except Exception as error:
-            main.send(error)
+            answer = error
+        try:
+            main.send(answer)
+        except ConnectionError:
+            return

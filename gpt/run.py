@@ -10,11 +10,22 @@ report.html        the run and its best model, to look at; from `python -m gpt.r
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt.config import TrainConfig, UserError, to_record
+from gpt.saving import dispensable
+from tensorlib.serialization import write_atomically
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 RUNS = Path("runs")
 
@@ -28,6 +39,7 @@ class Run:
         self.last = path / "last.safetensors"
         self.metrics = path / "metrics.jsonl"
         self.curve = path / "loss.png"
+        self._unwritten: list[str] = []  # reports that found no room
 
     def __str__(self) -> str:
         return str(self.path)
@@ -49,41 +61,96 @@ class Run:
 
     @classmethod
     def create(cls, config: TrainConfig) -> Run:
-        """Make the directory --out, by default the next free runs/<n>, and write config.json.
+        """Make the directory --out, by default the next free runs/<n>.
 
-        UserError if it cannot be written, or holds a run that is not to be resumed.
+        UserError if it cannot be made, or holds a run that is neither resumed nor overwritten.
         """
         path = config.out
         if path is None:
             taken = [int(entry.name) for entry in RUNS.glob("*") if entry.name.isdecimal()]
             path = RUNS / str(max(taken, default=0) + 1)
         run = cls(path)
-        if run.metrics.exists() and not config.resume:
-            raise UserError(f"{run} holds a run already; add --resume, or choose another --out")
-        try:
+        held = any(file.exists() for file in (run.best, run.last, run.metrics))
+        if held and not (config.resume or config.overwrite):
+            raise UserError(
+                f"{run} holds a run already; --resume goes on with it, --overwrite replaces it, "
+                "another --out keeps it"
+            )
+        with _writable(run):
             path.mkdir(parents=True, exist_ok=True)
-            settings = json.dumps(to_record(config), indent=2) + "\n"
-            (path / "config.json").write_text(settings, encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write to --out {run}: {error.strerror}") from None
         return run
 
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Inside, no other process can claim the run; UserError if one has. The claim ends with the
+        process, however that ends. (Windows lacks it.)"""
+        if fcntl is None:
+            yield
+            return
+        directory = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(directory)
+            raise UserError(
+                f"another process is training in {self}; wait for it, or choose another --out"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            os.close(directory)
+
+    def begin(self, config: TrainConfig) -> None:
+        """Delete the files of the run that was here, unless it is resumed, and what a crash left
+        unfinished; write config.json.
+
+        UserError if the directory cannot be written.
+        """
+        page = self.path / "report.html"
+        old = [] if config.resume else [self.last, self.best, self.metrics, self.curve, page]
+        with _writable(self):
+            for file in (*old, *self.path.glob(".*.unfinished")):
+                file.unlink(missing_ok=True)
+            settings = json.dumps(to_record(config), indent=2) + "\n"
+            write_atomically(self.path / "config.json", settings.encode())
+
     def report(self, **values: Any) -> None:
-        """Append one line to metrics.jsonl."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        """Append one line to metrics.jsonl; a number that is not finite becomes null, which JSON
+        has. What finds no room on the disk is written with the next line."""
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                values[name] = None
+        self._unwritten.append(json.dumps(values) + "\n")
+        with dispensable(self.metrics), open(self.metrics, "ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                text = "".join(self._unwritten).encode()
+                while text:  # a disk that becomes full takes a part, and says so the next time
+                    text = text[file.write(text) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)  # no half lines
+                raise
+            self._unwritten.clear()
 
     def reports(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
+        """The lines of metrics.jsonl, without what a crash left half written."""
         if not self.metrics.exists():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").split("\n")[:-1]  # a torn last one is not
-        return [json.loads(line) for line in lines]
+        lines = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        reports = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                reports.append(json.loads(line))
+        return [report for report in reports if isinstance(report, dict) and "step" in report]
 
     def rewind(self, step: int) -> None:
         """Forget the reports of `step` and later: the run is about to make them again."""
         kept = [json.dumps(report) + "\n" for report in self.reports() if report["step"] < step]
-        self.metrics.write_text("".join(kept), encoding="utf-8")
+        with _writable(self):
+            write_atomically(self.metrics, "".join(kept).encode())
 
     def plot(self) -> None:
         """Draw loss.png from metrics.jsonl."""
@@ -98,4 +165,13 @@ class Run:
         axes.set(xlabel="step", ylabel="loss (nats per token)", title=str(self))
         axes.grid(alpha=0.3)
         axes.legend()
-        figure.savefig(self.curve, dpi=120)
+        with dispensable(self.curve):
+            figure.savefig(self.curve, dpi=120)
+
+
+@contextlib.contextmanager
+def _writable(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to --out {run}: {error.strerror or error}") from None

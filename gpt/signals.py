@@ -1,25 +1,71 @@
-"""Signals that end a run wait until the weights and the step agree."""
+"""Signals that end a run: Ctrl-C, SIGTERM (`kill`, a shutdown), SIGHUP (the terminal was closed).
+
+Each becomes an exception in the main thread, and waits until the weights and the step agree.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+_NUMBERS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]  # Windows has no HUP
 
 
-@contextmanager
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP has come; `number` says which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+STOP = (KeyboardInterrupt, Terminated)  # what a signal raises
+
+
+def handle() -> None:
+    """From now on SIGTERM and SIGHUP raise `Terminated`, as Ctrl-C raises KeyboardInterrupt; not
+    where they are ignored, as SIGHUP is under nohup."""
+    for number in _NUMBERS:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _terminate)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated(number)
+
+
+@contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Inside, a Ctrl-C waits until the end."""
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
+    """Inside, signals that have a handler wait until the end."""
     waiting: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
+    with _handled_by(lambda number, frame: waiting.append(number), only_handled=True):
+        yield
+    for number in waiting[:1]:
+        signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def ignored() -> Iterator[None]:
+    """Inside, signals do nothing; a process started inside ignores them for life."""
+    with _handled_by(signal.SIG_IGN, only_handled=False):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Any, only_handled: bool) -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in _NUMBERS}
+    if only_handled:
+        before = {number: h for number, h in before.items() if callable(h)}
+    if threading.current_thread() is not threading.main_thread():
+        before = {}  # only the main thread gets signals, and may set handlers
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if waiting:
-        raise KeyboardInterrupt
+        for number, h in before.items():
+            signal.signal(number, h)

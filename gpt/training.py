@@ -19,11 +19,13 @@ from gpt.checkpoint import Checkpoint, optimizer_tensors
 from gpt.config import Sampling, TrainConfig, UserError
 from gpt.data import Corpus
 from gpt.generate import generate_text
+from gpt.guard import Guard
 from gpt.model import GPT
 from gpt.parallel import Team
 from gpt.pretrained import Pretrained
 from gpt.run import Run
-from gpt.signals import uninterrupted
+from gpt.saving import Saver, say
+from gpt.signals import STOP, uninterrupted
 from tensorlib import Tensor, nn, optim
 from tensorlib.optim.lr_scheduler import warmup_cosine
 
@@ -34,7 +36,6 @@ class Trainer:
     step: how many updates it has had.
     best_loss: its lowest validation loss so far, None before the first evaluation.
     origin: where its weights came from, in words.
-    grad_norm: of the last update's gradient before it was clipped, None where none was.
     """
 
     def __init__(
@@ -51,7 +52,8 @@ class Trainer:
         self.step = 0
         self.best_loss: float | None = None
         self.origin = "random"
-        self.grad_norm: Tensor | None = None
+        self.saver = Saver(run.best, run.last)
+        self.guard = Guard()
         tensorlib.manual_seed(config.seed)
         self.model = GPT(config.model)
         self.model.to(device)
@@ -65,8 +67,9 @@ class Trainer:
         self._mark = (self.step, time.perf_counter())  # since when the speed is measured
 
     def train(self) -> None:
-        """Update until max_iters; evaluate, report and save every eval_interval. After Ctrl-C,
-        save where the run stands, and raise KeyboardInterrupt."""
+        """Update until max_iters; evaluate, report and save every eval_interval, and save every ten
+        minutes. After Ctrl-C or SIGTERM, save where the run stands, and raise it again. UserError
+        if the last checkpoint could not be saved where it belongs, or training has diverged."""
         config = self.config
         form = "{percentage:3.0f}%|{bar}| {n}/{total}{postfix}, {remaining} left"
         bar = tqdm(total=config.max_iters, initial=self.step, disable=None, bar_format=form)
@@ -75,18 +78,26 @@ class Trainer:
                 while True:
                     if self.step % config.eval_interval == 0 or self.step == config.max_iters:
                         bar.clear()
-                        print(self.evaluate(), flush=True)
+                        say(self.evaluate())
                     if self.step == config.max_iters:
-                        return
+                        break
                     loss = self.update()
+                    if self.device == "cpu" or self.step % 100 == 0:  # a GPU has to be waited for
+                        self.guard.check(self._advice)
+                    if self.saver.is_due() and self.guard.counts()[1] == 0:
+                        self.saver.save(self.checkpoint(with_moments=True), self.run.last)
                     if bar.update():  # it has just been redrawn: time to look at the loss
                         bar.set_postfix_str(self._progress(loss), refresh=False)
-        except KeyboardInterrupt:
-            self.checkpoint(with_moments=True).save(self.run.last)
+        except STOP:
+            with uninterrupted():  # a second Ctrl-C must not cut the work of the first short
+                path = self.saver.save_for_good(self.checkpoint(with_moments=True))
+                say(f"stopped at step {self.step}, saved in {path}; --resume goes on", sys.stderr)
             self.run.plot()
-            saved = f"stopped at step {self.step}, saved in {self.run.last}; --resume goes on"
-            print(saved, file=sys.stderr)
             raise
+        if not self.saver.saved:
+            path = self.saver.save_for_good(self.checkpoint(with_moments=True))
+            if path != self.run.last:
+                raise UserError(f"{self.run} takes no more; step {self.step} is in {path}")
 
     def update(self) -> Tensor:
         """One training step. Returns the loss of its batch, before the update."""
@@ -94,11 +105,11 @@ class Trainer:
         loss = self.team.gradient(self.step)
         scaler = self.precision.scaler
         scaler.unscale_(self.optimizer)
-        if config.grad_clip:
-            self.grad_norm = nn.utils.clip_grad_norm_(self.team.whole, config.grad_clip)
+        norm = nn.utils.clip_grad_norm_(self.team.whole, config.grad_clip or math.inf)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         with uninterrupted():  # the weights and the step must agree in a checkpoint
+            self.optimizer.found_inf = self.guard.refuses(norm)
             scaler.step(self.optimizer)
             scaler.update()
             self.step += 1
@@ -117,29 +128,31 @@ class Trainer:
         updates, seconds = self._since_mark()
         losses = self.estimate_loss()
         if not all(map(math.isfinite, losses.values())):
-            raise UserError(
-                f"the loss is not a number any more at step {self.step}: "
-                "take a lower --learning-rate"
-            )
+            raise UserError(f"the loss is not finite at step {self.step}; {self._advice()}")
+        self.guard.check(self._advice)
+        skipped, _ = self.guard.counts()
         per_step = seconds / updates if updates else None
         tokens = self.config.batch_size * self.config.model.block_size
         self.run.report(
             step=self.step,
             **losses,
             learning_rate=self.learning_rate(),
-            grad_norm=None if self.grad_norm is None else self.grad_norm.item(),
+            grad_norm=self.guard.last_norm(),
+            skipped=skipped,
             ms_per_step=per_step and 1e3 * per_step,
             tokens_per_second=per_step and tokens / per_step,
             sample=self.sample(),
         )
         # best before last: whoever resumes from last finds in best what it remembers
-        if self.best_loss is None or losses["val_loss"] < self.best_loss:
-            self.best_loss = losses["val_loss"]
-            self.checkpoint().save(self.run.best)
-        self.checkpoint(with_moments=True).save(self.run.last)
+        before, loss = self.best_loss, losses["val_loss"]
+        if before is None or loss < before:
+            self.best_loss = loss
+            if not self.saver.save(self.checkpoint(), self.run.best):
+                self.best_loss = before  # that of the file
+        self.saver.save(self.checkpoint(with_moments=True), self.run.last)
         self._mark = (self.step, time.perf_counter())
-        line = "step {}: train loss {train_loss:.4f}, val loss {val_loss:.4f}"
-        return line.format(self.step, **losses)
+        line = f"step {self.step}: train loss {losses['train_loss']:.4f}, val loss {loss:.4f}"
+        return line + (f", {skipped} steps skipped" if skipped else "")
 
     def estimate_loss(self) -> dict[str, float]:
         """The mean loss over some batches of either split, the same ones at every evaluation."""
@@ -159,12 +172,12 @@ class Trainer:
         loss = self.full_val_loss()
         self.run.report(step=self.step, best_step=best.step, full_val_loss=loss)
         self.run.plot()
-        print(f"whole validation split: loss {loss:.4f} ({self.run.best}, of step {best.step})")
-        print(f"curves: {self.run.curve}\nsample:\n", flush=True)
+        say(f"whole validation split: loss {loss:.4f} ({self.run.best}, of step {best.step})")
+        say(f"curves: {self.run.curve}\nsample:\n")
         tokenizer, seed = self.corpus.tokenizer, self.config.seed
         for piece in generate_text(self.model, tokenizer, "", 500, Sampling(), seed):
-            print(piece, end="", flush=True)
-        print()
+            say(piece, end="")
+        say()
 
     def full_val_loss(self) -> float:
         """The mean loss over every token of the validation split."""
@@ -178,7 +191,7 @@ class Trainer:
         tensors = dict(self.model.state_dict())
         if with_moments:
             tensors |= optimizer_tensors(self.model, self.optimizer)
-            tensors |= self.precision.tensors(self.optimizer)
+            tensors |= self.precision.tensors(self.optimizer) | self.guard.tensors()
         tokenizer, sha256 = self.corpus.tokenizer, self.corpus.sha256
         return Checkpoint(self.config, tokenizer, self.step, self.best_loss, sha256, tensors)
 
@@ -196,6 +209,7 @@ class Trainer:
         """Go back to where `checkpoint` stood, reports included."""
         checkpoint.restore(self.model, self.optimizer)
         self.precision.restore(checkpoint.tensors)
+        self.guard.restore(checkpoint.tensors, self.device)
         self.step, self.best_loss = checkpoint.step, checkpoint.best_loss
         self.origin = f"{self.run.last}"
         self.run.rewind(self.step)
@@ -228,6 +242,16 @@ class Trainer:
         """Floating-point operations of a training step."""
         tokens = self.config.batch_size * self.config.model.block_size
         return tokens * self.model.flops_per_token()
+
+    def _advice(self) -> str:
+        """What to do when training has diverged."""
+        config, rate = self.config, self.config.learning_rate / 10
+        flags = f"--learning-rate {rate:g}"
+        flags += f" --min-lr {rate:g}" if config.min_lr > rate else ""
+        flags += "" if config.grad_clip else " --grad-clip 1"
+        if self.run.last.exists():
+            return f"--resume --out {self.run} {flags} goes on from the last checkpoint before"
+        return f"begin anew with {flags}"
 
     def _since_mark(self) -> tuple[int, float]:
         if self.device != "cpu":

@@ -43,6 +43,8 @@ def load_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated, or not a safetensors file ({error})") from None
+    except (TypeError, AttributeError, KeyError) as error:  # bfloat16, for instance
+        raise ValueError(f"{path} has tensors of a type that NumPy lacks ({error})") from None
     if CHECKSUM in metadata:
         rest = {name: value for name, value in metadata.items() if name != CHECKSUM}
         if _sha256(arrays, rest) != metadata[CHECKSUM]:

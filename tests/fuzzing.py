@@ -14,9 +14,11 @@ MEMORY = 256 * 2**20  # beyond what the process has
 
 # what a damaged or a hostile file may have where a plain value was
 VALUES = [
-    None, True, False, 0, -1, 1, 2, 63, 2**31, 2**63, 2**64, 10**30, -(10**30), 0.0, -0.5, 1.5, 1e308,
-    float("inf"), float("-inf"), float("nan"), "", "a", "\x00", "\ud800", "é" * 1000, "1e9", "../x",
-    "char", "bpe:300", [], [[]], {}, {"a": 1}, [1, "a", None], [0] * 1000, {"__class__": "os.system"},
+    None, True, False, 0, -1, 1, 2, 63, 2**31, 2**63, 2**64, 10**30, -(10**30),
+    0.0, -0.5, 1.5, 1e308, float("inf"), float("-inf"), float("nan"),
+    "", "a", "\x00", "\ud800", "é" * 1000, "1e9", "../x",
+    "char", "bpe:300", [], [[]], {}, {"a": 1}, [1, "a", None], [0] * 1000,
+    {"__class__": "os.system"},
 ]  # fmt: skip
 
 

@@ -536,13 +536,19 @@ def adam(
     eps: float,
     weight_decay: float,
     decoupled: bool,
+    skip: Array | None = None,
 ) -> None:
     """One step of Adam (Kingma & Ba 2015) or, decoupled, AdamW (Loshchilov & Hutter 2019).
 
     m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²
     p ← p − lr · m̂ / (√v̂ + eps),  m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ)
     Weight decay first shrinks p by lr · weight_decay · p (AdamW), or is added to g (Adam).
+    skip: a number (); where it is not 0, nothing happens, whatever g holds.
     """
+    if skip is not None and device_of(p) == "cpu":
+        if skip:
+            return
+        skip = None
     if p.ndim == 1 and p.size > _BLOCK and device_of(p) == "cpu":  # in blocks, by several threads
         settings = (step, lr, betas, eps, weight_decay, decoupled)
         n = math.ceil(p.size / _BLOCK)
@@ -553,21 +559,29 @@ def adam(
     rate = lr / (1 - beta1**step)
     correction = math.sqrt(1 - beta2**step)  # √v̂ = √v / correction
     work = np.empty_like(p)
+    take1, take2 = 1 - beta1, 1 - beta2
+    if skip is not None:  # the host does not know: with these numbers nothing changes
+        lr, rate, g, take1, take2 = (_unless(skip, x, 0, p) for x in (lr, rate, g, take1, take2))
+        beta1, beta2 = (_unless(skip, x, 1, p) for x in betas)
     if weight_decay and decoupled:
         p *= 1 - lr * weight_decay
     elif weight_decay:
         g = g + weight_decay * p
     m *= beta1
-    m += np.multiply(g, 1 - beta1, out=work)
+    m += np.multiply(g, take1, out=work)
     v *= beta2
     np.multiply(g, g, out=work)
-    work *= 1 - beta2
+    work *= take2
     v += work
     np.sqrt(v, out=work)
     work += eps * correction
     np.divide(m, work, out=work)
     work *= rate * correction
     p -= work
+
+
+def _unless(skip: Array, x: Any, otherwise: float, like: Array) -> Array:
+    return np.where(skip, like.dtype.type(otherwise), x).astype(like.dtype, copy=False)
 
 
 @functools.cache

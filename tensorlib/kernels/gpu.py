@@ -389,14 +389,17 @@ def adam(
     eps: float,
     weight_decay: float,
     decoupled: bool,
+    skip: Array | None = None,
 ) -> None:
-    """p, m and v must be contiguous: they are written. step (int32) and lr (float32) may be arrays
-    of one element, so that a captured launch can be repeated with others."""
+    """p, m and v must be contiguous: they are written. step (int32), lr (float32) and skip (bool)
+    may be arrays of one element, so that a captured launch can be repeated with others."""
     (g,) = _contiguous(g)
     step, lr = _on_device(step, np.int32), _on_device(lr, np.float32)
+    skip = _on_device(False, np.bool_) if skip is None else skip.astype(np.bool_, copy=False)
     logarithms = [math.log(beta) if beta else -math.inf for beta in betas]
     settings = *betas, 1 - betas[0], 1 - betas[1], *logarithms, eps, weight_decay
-    _each("optimizer.adam", p.dtype, p.size, p, g, m, v, step, lr, *map(float, settings), decoupled)
+    numbers = map(float, settings)
+    _each("optimizer.adam", p.dtype, p.size, p, g, m, v, step, lr, skip, *numbers, decoupled)
 
 
 def join(arrays: list[Array], out: Array) -> None:

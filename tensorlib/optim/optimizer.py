@@ -157,9 +157,14 @@ class Adam(Optimizer):
 
     m and v are running means of the gradient and of its square; p ← p − lr · m̂ / (√v̂ + eps).
     Weight decay adds weight_decay · p to the gradient. Kingma & Ba, Adam (2015).
+
+    found_inf: set it to a tensor of one element, on the parameters' device, and where that is not
+    0 `step` leaves p, m and v as they are (but counts): decided without the host's waiting for a
+    GPU, as by PyTorch's fused Adam.
     """
 
     _decoupled = False
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -187,6 +192,7 @@ class Adam(Optimizer):
             group["eps"],
             group["weight_decay"],
             self._decoupled,
+            None if self.found_inf is None else self.found_inf.array,
         )
 
 

@@ -266,6 +266,10 @@ def test_adam(decoupled, step, betas):
             gpu.adam(*ours, *map(on_device, numbers), *settings)
             for x, right in zip(ours, expected):
                 np.testing.assert_allclose(x.get(), right, rtol=2e-6, atol=1e-7)
+    ours = [on_device(x) for x in arrays]
+    gpu.adam(*ours, step, 0.01, *settings, on_device(np.array(True)))
+    for x, before in zip(ours, arrays):
+        np.testing.assert_array_equal(x.get(), before)
 
 
 @pytest.mark.parametrize("n", [1, 255, 100_003])

@@ -13,8 +13,8 @@ from fuzzing import bounded, damaged_bytes, damaged_record
 
 from gpt.checkpoint import Checkpoint
 from gpt.config import GPTConfig, TrainConfig, UserError
-from gpt.tokenizer import CharTokenizer
 from gpt.model import GPT
+from gpt.tokenizer import CharTokenizer
 from tensorlib.serialization import load_file, save_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bounds memory as Linux does")
@@ -28,19 +28,20 @@ def attack(request):
     raises a UserError of one line."""
 
     def run(read, damaged):
-        refused = 0
+        refusals = []
         for i in range(request.config.getoption("--fuzz")):
             case = damaged(random.Random(i))
             try:
                 with bounded():
                     read(case)
             except UserError as error:
-                refused += 1
-                assert "\n" not in str(error), f"case {i}: {error}"
-                assert len(str(error)) < 1000, f"case {i}: {error}"
+                refusals.append(str(error))
             except BaseException as error:
                 raise AssertionError(f"case {i}: {case!r:.2000}") from error
-        return refused
+        assert refusals
+        for message in refusals:
+            assert "\n" not in message
+            assert len(message) < 1000
 
     return run
 
@@ -49,7 +50,9 @@ def attack(request):
 def checkpoint(tmp_path):
     path = tmp_path / "good.safetensors"
     tensors = GPT(MODEL).state_dict()
-    Checkpoint(TrainConfig(model=MODEL), CharTokenizer("\n abc"), 3, 1.5, "0" * 64, tensors).save(path)
+    Checkpoint(TrainConfig(model=MODEL), CharTokenizer("\n abc"), 3, 1.5, "0" * 64, tensors).save(
+        path
+    )
     return path
 
 
@@ -60,7 +63,7 @@ def test_a_damaged_checkpoint(checkpoint, attack, tmp_path):
         bad.write_bytes(content)
         Checkpoint.load(bad).model()
 
-    assert attack(read, lambda dice: damaged_bytes(whole, dice)) > 0
+    attack(read, lambda dice: damaged_bytes(whole, dice))
 
 
 def test_a_checkpoint_whose_record_is_wrong_though_its_checksum_is_right(
@@ -73,7 +76,7 @@ def test_a_checkpoint_whose_record_is_wrong_though_its_checksum_is_right(
         save_file(arrays, bad, {"gpt": json.dumps(record)})
         Checkpoint.load(bad).model()
 
-    assert attack(read, lambda dice: damaged_record(record, dice)) > 0
+    attack(read, lambda dice: damaged_record(record, dice))
 
 
 def test_a_checkpoint_with_other_tensors(checkpoint, attack, tmp_path):
@@ -99,4 +102,4 @@ def test_a_checkpoint_with_other_tensors(checkpoint, attack, tmp_path):
         save_file(tensors, bad, {"gpt": metadata["gpt"]})
         Checkpoint.load(bad).model()
 
-    assert attack(read, damaged) > 0
+    attack(read, damaged)

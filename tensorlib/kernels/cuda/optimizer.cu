@@ -4,13 +4,14 @@
 
 // m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,  p ← p − lr · m̂ / (√v̂ + eps)
 // m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ), t = *step; log_beta = log β. The complements 1 − β come
-// from outside, where they were taken in double precision.
+// from outside, where they were taken in double precision. Where *skip, nothing happens.
 extern "C" __global__ void adam(scalar* p, const scalar* g, scalar* m, scalar* v, const int* step,
-                                const float* lr, float beta1, float beta2, float complement1,
-                                float complement2, float log_beta1, float log_beta2, float eps,
-                                float weight_decay, int decoupled, int64 n) {
+                                const float* lr, const bool* skip, float beta1, float beta2,
+                                float complement1, float complement2, float log_beta1,
+                                float log_beta2, float eps, float weight_decay, int decoupled,
+                                int64 n) {
     int64 i = thread_number();
-    if (i >= n) return;
+    if (i >= n || *skip) return;
     float weight = float(p[i]), slope = float(g[i]);
     if (decoupled)
         weight -= *lr * weight_decay * weight;
