@@ -48,7 +48,7 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Job:
         job = cls(**json.loads(text))
-        return dataclasses.replace(job, config=from_record(job.config))  # type: ignore[arg-type]
+        return dataclasses.replace(job, config=from_record(job.config))
 
     def environment(self) -> dict[str, str]:
         """That of its process: as many threads, in BLAS or, for "slices", around it."""

@@ -7,10 +7,14 @@ The same classes are the library's interface (`GPTConfig(n_layer=6)`), train.py'
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import os
+import reprlib
+import sys
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -112,8 +116,10 @@ class RunConfig:
     """On a GPU: CuPy's operations, or our own in CUDA C++."""
     dtype: DType = "float32"
     """Of products of matrices on a GPU; auto: bfloat16 if it has it, else float16."""
-    preset: Preset = "auto"
-    """Sets the defaults below; auto: nanogpt-cpu on a CPU, video on a GPU."""
+    preset: Annotated[Preset, _default("nanogpt-cpu on a CPU, video on a GPU")] = "auto"
+    """Sets what follows: nanogpt-cpu, for a laptop; video, its last model; notebook, its small."""
+    config: Annotated[Path | None, _default("none")] = None
+    """Set up as another run was: its config.json, or its directory; flags override."""
     out: Annotated[Path | None, _default("the next free runs/<n>")] = None
     """Run directory."""
     resume: bool = False
@@ -136,6 +142,10 @@ class TrainConfig(RunConfig):
     """Steps between evaluations; each one reports and saves."""
     eval_iters: int = 20
     """Batches of either split that an evaluation looks at."""
+    sample_interval: Annotated[int | None, _default("at each evaluation")] = None
+    """Steps between lines that the model writes meanwhile; 0: none."""
+    sample_prompt: Annotated[str, _default("none: the model begins by itself")] = ""
+    """How those lines begin."""
     batch_size: int = 12
     """Sequences in a batch."""
     learning_rate: float = 1e-3
@@ -168,6 +178,8 @@ class TrainConfig(RunConfig):
             _at_least(self, name, 1)
         for name in ("warmup_iters", "min_lr", "weight_decay", "grad_clip"):
             _at_least(self, name, 0)
+        if self.sample_interval is not None:
+            _at_least(self, "sample_interval", 0)
         for name in ("beta1", "beta2"):
             _fraction(self, name)
         _require(
@@ -204,14 +216,20 @@ class Sampling:
 class SampleConfig:
     """Let a trained GPT continue a text, on standard output."""
 
-    prompt: Annotated[str, _default("none: the model begins by itself")] = ""
-    """Text to continue."""
+    prompt: Annotated[str | None, _default("none: the model begins by itself")] = None
+    """Text to continue; what is piped into sample.py is one, too."""
+    prompt_file: Annotated[Path | None, _default("none")] = None
+    """A file with the text to continue; - is standard input."""
+    interactive: bool = False
+    """Ask for one prompt after another; Ctrl-C stops a text, Ctrl-D leaves."""
     checkpoint: Annotated[Path | None, _default("the newest run's best")] = None
     """A checkpoint, or a run directory (its best)."""
     max_new_tokens: int = 500
     """Tokens to draw."""
+    stop: Annotated[str | None, _default("none")] = None
+    """Text before which a continuation ends; \\n in it is a new line."""
     num_samples: int = 1
-    """How many continuations; each has the next seed."""
+    """How many continuations, drawn in one batch; each has the next seed."""
     seed: int = 1337
     """Same seed, same text."""
     device: Device = "auto"
@@ -225,6 +243,9 @@ class SampleConfig:
         for name in ("max_new_tokens", "num_samples"):
             _at_least(self, name, 1)
         _valid_seed(self.seed)
+        _require(self.stop != "", "stop is empty, but must have a character at least")
+        given = (self.prompt is not None, self.prompt_file is not None, self.interactive)
+        _require(sum(given) <= 1, "--prompt, --prompt-file and --interactive: only one of them")
 
 
 @dataclass(frozen=True)
@@ -259,15 +280,85 @@ PRESETS = {
 }  # fmt: skip
 
 
+# ------------------------------------------------------------------- to and from what a file keeps
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_OF_ONE_RUN = ("out", "resume", "overwrite", "config")
+
+
 def to_record(config: TrainConfig) -> dict[str, Any]:
     """A configuration as plain JSON values."""
     record = dataclasses.asdict(config)
-    for name in ("data", "out"):
-        record[name] = None if record[name] is None else str(record[name])
-    return record
+    return {name: str(x) if isinstance(x, Path) else x for name, x in record.items()}
 
 
-def from_record(record: dict[str, Any]) -> TrainConfig:
-    """The configuration back from `to_record`'s JSON values."""
-    paths = {name: record[name] and Path(record[name]) for name in ("data", "out")}
-    return TrainConfig(**record | paths | {"model": GPTConfig(**record["model"])})
+def from_record(record: Any) -> TrainConfig:
+    """The configuration back from `to_record`'s JSON values.
+
+    What the record does not have, it has from its preset: a person may write down a few settings,
+    and an older version knew fewer. UserError, naming the setting, for all that cannot be.
+    """
+    preset = record.get("preset") if isinstance(record, dict) else None
+    return _build(PRESETS.get(str(preset), TrainConfig()), record, "")
+
+
+def alike(config: TrainConfig) -> TrainConfig:
+    """The same settings, without those that concern one run alone: for another one."""
+    kept = {f.name: f.default for f in dataclasses.fields(config) if f.name in _OF_ONE_RUN}
+    return dataclasses.replace(config, **kept)  # type: ignore[arg-type]
+
+
+def _build(default: Any, record: Any, prefix: str) -> Any:
+    """A dataclass: `default` with the values of `record`; prefix: what stands before its names."""
+    if not isinstance(record, dict):
+        what = f"{prefix[:-1]} is" if prefix else "a configuration is"
+        raise UserError(f"{what} {{name: value, ...}}, not {reprlib.repr(record)}")
+    types = get_type_hints(type(default))
+    values = {}
+    for name, value in record.items():
+        if name not in types:
+            raise UserError(_unknown(prefix + name))
+        if dataclasses.is_dataclass(types[name]):
+            values[name] = _build(getattr(default, name), value, f"{name}.")
+        else:
+            values[name] = _value(types[name], value, prefix + name)
+    return dataclasses.replace(default, **values)
+
+
+def _value(kind: Any, value: Any, name: str) -> Any:
+    """A value from JSON as the type `kind` of the field `name` has it."""
+    shown = f"{name} is {reprlib.repr(value)}, but must be"
+    choices = get_args(kind)
+    if get_origin(kind) is Literal:
+        _require(value in choices, f"{shown} one of {', '.join(choices)}")
+        return value
+    if choices:  # such as `int | None`
+        return None if value is None else _value(choices[0], value, name)
+    _require(_fits(kind, value), f"{shown} {_WORDS.get(kind, 'a path')}")
+    return kind(value)
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    if kind is int:
+        return type(value) is int and abs(value) < 2**64
+    if kind is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # NaN is not
+    if kind is Path:
+        return type(value) is str and min(value, default=" ") >= " " and _encodable(value)
+    return type(value) is kind
+
+
+def _encodable(path: str) -> bool:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _unknown(name: str) -> str:
+    known = {f.name: f"model.{f.name}" for f in dataclasses.fields(GPTConfig)}
+    known |= {f.name: f.name for f in dataclasses.fields(TrainConfig)}
+    near = difflib.get_close_matches(name.split(".")[-1], known, n=1)
+    hint = f"did you mean {known[near[0]]}?" if near else "a newer version may know it"
+    return f"there is no setting {reprlib.repr(name)}; {hint}"

@@ -1,22 +1,47 @@
 """A run directory: what a training run leaves for people and for programs.
 
-config.json        every setting
-metrics.jsonl      one JSON object per report
-loss.png           the loss curves
+config.json        every setting; `train.py --config` repeats them
+metrics.jsonl      what was measured; see below
+loss.png           the curves (`curves.py`)
 best.safetensors   the model with the lowest validation loss so far
 last.safetensors   where the run stands: model and optimizer, all that --resume needs
 report.html        the run and its best model, to look at; from `python -m gpt.report`
+
+metrics.jsonl has one flat JSON object per line, which `pandas.read_json(path, lines=True)` takes as
+it is, and whose numbers can be given to TensorBoard's `add_scalar` or to `wandb.log`. A number that
+there is none of is null, never NaN. At each evaluation:
+
+step               updates so far
+time               when, in seconds since 1970
+train_loss         mean over some batches of the training split, in nats per token
+val_loss           the same of the validation split
+learning_rate      of the next update
+grad_norm          of the last update's gradient before it was clipped; null where none was clipped
+ms_per_step        since the last evaluation, without it
+tokens_per_second  the same, as tokens
+sample             what the model writes now: text; alone with step and time between evaluations
+
+and in the last line of a run that reached its end: step, time, and
+
+best_step          the step of best.safetensors
+full_val_loss      its mean loss over every token of the validation split
 """
 
 from __future__ import annotations
 
 import json
+import math
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from gpt.config import TrainConfig, UserError, to_record
+from gpt.config import TrainConfig, UserError, alike, from_record, to_record
+from tensorlib.serialization import write_atomically
 
 RUNS = Path("runs")
+_LONGEST_CONFIG = 2**20  # bytes
+_DRAWING_SHARE = 0.02  # of the time that a run takes, at most
 
 
 class Run:
@@ -28,6 +53,7 @@ class Run:
         self.last = path / "last.safetensors"
         self.metrics = path / "metrics.jsonl"
         self.curve = path / "loss.png"
+        self._next_drawing = 0.0  # the time of time.monotonic() from which on it is due
 
     def __str__(self) -> str:
         return str(self.path)
@@ -70,8 +96,10 @@ class Run:
 
     def report(self, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
+        values["time"] = round(time.time(), 3)
+        strict = {name: value if _is_json(value) else None for name, value in values.items()}
         with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(json.dumps(strict, allow_nan=False) + "\n")
 
     def reports(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
@@ -85,17 +113,49 @@ class Run:
         kept = [json.dumps(report) + "\n" for report in self.reports() if report["step"] < step]
         self.metrics.write_text("".join(kept), encoding="utf-8")
 
-    def plot(self) -> None:
-        """Draw loss.png from metrics.jsonl."""
-        from matplotlib.figure import Figure  # half a second to import, and only needed here
+    def plot(self, at_once: bool = True) -> None:
+        """Draw loss.png from metrics.jsonl. at_once=False: not if drawing would then take more than
+        a fiftieth of the run's time. What cannot be written is told on standard error."""
+        begun = time.monotonic()
+        if begun < self._next_drawing and not at_once:
+            return
+        from gpt.curves import draw  # half a second to import
 
-        reports = [report for report in self.reports() if "train_loss" in report]
-        steps = [report["step"] for report in reports]
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.subplots()
-        for name, label in (("train_loss", "training"), ("val_loss", "validation")):
-            axes.plot(steps, [report[name] for report in reports], label=label)
-        axes.set(xlabel="step", ylabel="loss (nats per token)", title=str(self))
-        axes.grid(alpha=0.3)
-        axes.legend()
-        figure.savefig(self.curve, dpi=120)
+        try:
+            write_atomically(self.curve, draw(self.reports(), str(self)))
+        except OSError as error:
+            print(f"cannot write {self.curve}: {error.strerror}", file=sys.stderr)
+        now = time.monotonic()
+        self._next_drawing = now + (now - begun) / _DRAWING_SHARE
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The settings in a config.json, or in that of a run directory, for another run.
+
+    UserError, naming the file, if it cannot be read, or names what is no setting.
+    """
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_LONGEST_CONFIG + 1)
+        if len(content) > _LONGEST_CONFIG:
+            raise UserError("more than a configuration can be long")
+        return alike(from_record(json.loads(content, object_pairs_hook=_without_twins)))
+    except OSError as error:
+        raise UserError(f"cannot read --config {path}: {error.strerror}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twin = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
+        raise UserError(f"{twin!r:.50} is there twice")
+    return values
+
+
+def _is_json(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)

@@ -51,6 +51,10 @@ class CharTokenizer:
         """The text of a sequence of tokens. IndexError for a token that does not exist."""
         return "".join(self.chars[token] for token in tokens)
 
+    def decode_bytes(self, tokens: Any) -> bytes:
+        """The UTF-8 bytes of a sequence of tokens."""
+        return self.decode(tokens).encode("utf-8", "surrogatepass")
+
     def to_record(self) -> dict[str, Any]:
         """The tokenizer as JSON values."""
         return {"kind": "characters", "chars": self.chars}

@@ -29,7 +29,8 @@ def text_file(tmp_path, text):
 @pytest.fixture
 def script(tmp_path):
     """script("train.py", "--seed", 3) runs it in a directory of its own, and returns what it did;
-    `start=True` returns the running process instead. A name without .py is a module's."""
+    `start=True` returns the running process instead. A name without .py is a module's. Standard
+    input is empty but for `input`; other names are of environment variables."""
     environment = os.environ | {
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
@@ -40,14 +41,15 @@ def script(tmp_path):
         "https_proxy": "http://127.0.0.1:9",  # nobody answers there: no network in tests
     }
 
-    def run(name, *arguments, start=False):
+    def run(name, *arguments, start=False, input=None, **variables):
         program = [str(REPOSITORY / name)] if name.endswith(".py") else ["-m", name]
         command = [sys.executable, *program, *map(str, arguments)]
-        options = {"cwd": tmp_path, "env": environment, "text": True, "encoding": "utf-8"}
+        options = {"cwd": tmp_path, "env": environment | variables, "encoding": "utf-8"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         if start:
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-            return subprocess.Popen(command, **options, **pipes)
-        return subprocess.run(command, **options, capture_output=True, timeout=120, check=False)
+            return subprocess.Popen(command, **options, **pipes, stdin=subprocess.DEVNULL)
+        source = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
+        return subprocess.run(command, **options, **pipes, **source, timeout=120, check=False)
 
     return run
 
