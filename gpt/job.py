@@ -7,6 +7,7 @@ import dataclasses
 from gpt.checkpoint import Checkpoint
 from gpt.config import TrainConfig, UserError
 from gpt.data import Corpus, load_text
+from gpt.generate import encode_prompt
 from gpt.run import Run
 from gpt.training import Trainer
 
@@ -18,6 +19,7 @@ def train(config: TrainConfig, device: str = "cpu") -> Run:
     """
     name, text = load_text(config.data)
     corpus = Corpus.from_text(name, text, config.model.block_size)
+    encode_prompt(corpus.tokenizer, config.sample_prompt)  # complains
     model = dataclasses.replace(config.model, vocab_size=corpus.tokenizer.vocab_size)
     config = dataclasses.replace(config, model=model)
     checkpoint = None
