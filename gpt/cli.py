@@ -24,7 +24,7 @@ from gpt import pretrained, signals
 from gpt.checkpoint import Checkpoint
 from gpt.config import PRESETS, RunConfig, SampleConfig, TrainConfig, UserError
 from gpt.precision import Precision
-from gpt.run import Run
+from gpt.run import Run, read_config
 from gpt.saving import say
 from tensorlib import set_float32_matmul_precision
 from tensorlib.device import CuPyError, canonical, check, out_of_memory
@@ -34,16 +34,23 @@ Config = TypeVar("Config")
 _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 
 
-def run(main: Callable[[], None]) -> None:
+def run(
+    main: Callable[[], None],
+    smaller: str = "take a smaller --batch-size, --block-size or --n-embd",
+) -> None:
     """Run a script's `main` and leave with its status: 0; 2 after a mistake of the user's, told in
-    one line on standard error; 130 after Ctrl-C, 143 after SIGTERM."""
+    one line on standard error; 130 after Ctrl-C, 143 after SIGTERM.
+
+    Text on standard output is UTF-8, whatever the locale. smaller: the remedy for lack of memory.
+    """
     signals.handle()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         main()
     except UserError as error:
         sys.exit(_complain(str(error)))
     except MemoryError as error:
-        smaller = "take a smaller --batch-size, --block-size or --n-embd"
         sys.exit(_complain(f"{out_of_memory(error)}; {smaller}"))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -57,13 +64,15 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
     """The configuration of train.py's command line (by default this process's).
 
     Flags override defaults, and the defaults are those of the preset (of the model to start from,
-    where there is one), or of the run to resume.
+    where there is one), of a configuration from a file, or of the run to resume.
     """
     asked = parse(RunConfig, arguments, partial=True)  # decides the defaults of all the flags
     if asked.resume and asked.init_from is not None:
         raise UserError("a run that is resumed has its weights already; leave --init-from out")
     if asked.resume and asked.overwrite:
         raise UserError("--resume goes on with a run, --overwrite replaces it: choose one")
+    if asked.resume and asked.config is not None:
+        raise UserError("--resume goes on as the run was set up; leave --config out")
     if asked.resume:
         begun = Run.resumable(asked.out)
         recorded = Checkpoint.load(begun.last).config
@@ -71,6 +80,11 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
         if asked.preset not in ("auto", preset):
             raise UserError(f"{begun} began with --preset {preset}, which cannot change now")
         default = dataclasses.replace(recorded, out=begun.path)
+    elif asked.config is not None:
+        default = read_config(asked.config)
+        preset = "nanogpt-cpu" if default.preset == "auto" else default.preset
+        if asked.preset not in ("auto", preset):
+            raise UserError(f"{asked.config} has --preset {preset} already; give only one of them")
     else:
         preset = asked.preset
         if preset == "auto" and asked.init_from is not None:

@@ -131,8 +131,12 @@ class RunConfig:
     """On a GPU: CuPy's operations, or our own in CUDA C++."""
     dtype: DType = "float32"
     """Of products of matrices on a GPU; auto: bfloat16 if it has it, else float16."""
-    preset: Preset = "auto"
-    """Sets the defaults below; auto: nanogpt-cpu, on a GPU video, with --init-from finetune."""
+    preset: Annotated[
+        Preset, _default("nanogpt-cpu; video on a GPU; finetune with --init-from")
+    ] = "auto"
+    """Sets what follows: nanogpt-cpu, video, notebook (the video's small model), gpt2, finetune."""
+    config: Annotated[Path | None, _default("none")] = None
+    """Set up as another run was: its config.json, or its directory; flags override."""
     init_from: Annotated[Path | None, _default("random weights")] = None
     """Weights to start from: a run or its checkpoint, GPT-2's folder, nanoGPT's ckpt.pt."""
     out: Annotated[Path | None, _default("the next free runs/<n>")] = None
@@ -161,6 +165,10 @@ class TrainConfig(RunConfig):
     """Steps between evaluations; each one reports and saves."""
     eval_iters: int = 20
     """Batches of either split that an evaluation looks at."""
+    sample_interval: Annotated[int | None, _default("at each evaluation")] = None
+    """Steps between lines that the model writes meanwhile; 0: none."""
+    sample_prompt: Annotated[str, _default("none: the model begins by itself")] = ""
+    """How those lines begin."""
     batch_size: int = 12
     """Sequences in a batch."""
     learning_rate: float = 1e-3
@@ -193,6 +201,8 @@ class TrainConfig(RunConfig):
             _at_least(self, name, 1)
         for name in ("warmup_iters", "min_lr", "weight_decay", "grad_clip"):
             _at_least(self, name, 0)
+        if self.sample_interval is not None:
+            _at_least(self, "sample_interval", 0)
         for name in ("beta1", "beta2"):
             _fraction(self, name)
         _require(
@@ -229,14 +239,20 @@ class Sampling:
 class SampleConfig:
     """Let a trained GPT continue a text, on standard output."""
 
-    prompt: Annotated[str, _default("none: the model begins by itself")] = ""
-    """Text to continue."""
+    prompt: Annotated[str | None, _default("none: the model begins by itself")] = None
+    """Text to continue; what is piped into sample.py is one, too."""
+    prompt_file: Annotated[Path | None, _default("none")] = None
+    """A file with the text to continue; - is standard input."""
+    interactive: bool = False
+    """Ask for one prompt after another; Ctrl-C stops a text, Ctrl-D leaves."""
     checkpoint: Annotated[Path | None, _default("the newest run's best")] = None
     """A run or its checkpoint, GPT-2's folder, or nanoGPT's ckpt.pt."""
     max_new_tokens: int = 500
     """Tokens to draw."""
+    stop: Annotated[str | None, _default("none")] = None
+    """Text before which a continuation ends; \\n in it is a new line."""
     num_samples: int = 1
-    """How many continuations; each has the next seed."""
+    """How many continuations, drawn in one batch; each has the next seed."""
     seed: int = 1337
     """Same seed, same text."""
     device: Device = "auto"
@@ -250,6 +266,9 @@ class SampleConfig:
         for name in ("max_new_tokens", "num_samples"):
             _at_least(self, name, 1)
         _valid_seed(self.seed)
+        _require(self.stop != "", "stop is empty, but must have a character at least")
+        given = (self.prompt is not None, self.prompt_file is not None, self.interactive)
+        _require(sum(given) <= 1, "--prompt, --prompt-file and --interactive: only one of them")
 
 
 @dataclass(frozen=True)

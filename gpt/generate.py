@@ -7,13 +7,14 @@ model learned as absolute) shifts by one, and each step is computed afresh.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import codecs
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import tensorlib
-from gpt.config import Sampling, Stream
+from gpt.config import Sampling, Stream, UserError
 from tensorlib import Tensor
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ def generate(
     idx: Tensor,
     max_new_tokens: int,
     sampling: Sampling,
-    seed: int,
+    seed: int | Sequence[int],
     use_cache: bool = True,
 ) -> Iterator[Tensor]:
     """Continue each row of `idx` (B, T): yields `max_new_tokens` times the next tokens (B, 1).
 
-    The same seed draws the same tokens; rows draw independently. use_cache changes the speed only.
-    ValueError if `idx` holds no token.
+    The same seed draws the same tokens; rows draw independently. With a seed for each row, a row
+    draws as it would alone. use_cache changes the speed only. ValueError if `idx` holds no token.
     """
     if idx.shape[1] == 0:
         raise ValueError("generate: idx holds no token to continue")
@@ -61,11 +62,76 @@ def generate_text(
     seed: int,
 ) -> Iterator[str]:
     """Continue `prompt`: yields the new text, piece by piece. Without a prompt the model starts
-    from token 0, as in the video. UserError for characters that the tokenizer does not know."""
-    start = tokenizer.encode(prompt) if prompt else np.zeros(1)
-    idx = tensorlib.from_numpy(start[None].astype(np.int64)).to(model.device)  # (1, T)
-    for token in generate(model, idx, max_new_tokens, sampling, seed):
-        yield tokenizer.decode([token.item()])
+    from a new line, as in the video. UserError for characters that the tokenizer does not know."""
+    pieces = generate_texts(model, tokenizer, prompt, max_new_tokens, sampling, [seed])
+    return (piece or "" for (piece,) in pieces)
+
+
+def generate_texts(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seeds: Sequence[int],
+    stop: str | None = None,
+) -> Iterator[list[str | None]]:
+    """Continue `prompt` once with each of the seeds, in one batch: yields, for every token, what
+    each text goes on with, None for one that has ended. A text ends before its first `stop`."""
+    start = encode_prompt(tokenizer, prompt)
+    idx = tensorlib.from_numpy(np.tile(start, (len(seeds), 1))).to(model.device)  # (B, T)
+    texts = [Text(tokenizer, stop) for _ in seeds]
+    drawn = generate(model, idx, max_new_tokens, sampling, seeds)
+    for step, tokens in enumerate(drawn, 1):
+        last = step == max_new_tokens
+        yield [text.add(token, last) for text, (token,) in zip(texts, tokens.tolist())]
+        if all(text.ended for text in texts):
+            return
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
+    """The tokens (T,) int64 that a model continues: without a prompt a new line or, where the
+    tokenizer knows none, token 0. UserError for characters that it does not know."""
+    if prompt:
+        return tokenizer.encode(prompt).astype(np.int64)
+    try:
+        return tokenizer.encode("\n").astype(np.int64)
+    except UserError:
+        return np.zeros(1, np.int64)
+
+
+class Text:
+    """A text that grows by one token at a time, of which only that is told which is certain: whole
+    characters, and nothing that may turn out to begin `stop`. ended: whether `stop` was found."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: str | None = None) -> None:
+        self.tokenizer, self.stop = tokenizer, stop
+        self.ended = False
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def add(self, token: int, last: bool = False) -> str | None:
+        """What can be told of the text after this token; None if it ended before. last: no token
+        will follow, so tell all."""
+        if self.ended:
+            return None
+        text = self._held + self._decoder.decode(self.tokenizer.decode_bytes([token]), last)
+        certain = len(text)
+        if self.stop is not None:
+            certain = text.find(self.stop)
+            self.ended = certain >= 0
+            if not self.ended:
+                certain = len(text) if last else _without_beginning(text, self.stop)
+        self._held = text[certain:]
+        return text[:certain]
+
+
+def _without_beginning(text: str, stop: str) -> int:
+    """How much of `text` cannot belong to a `stop` that is not complete yet."""
+    for start in range(max(len(text) - len(stop) + 1, 0), len(text)):
+        if stop.startswith(text[start:]):
+            return start
+    return len(text)
 
 
 def draw(logits: np.ndarray, uniform: np.ndarray, sampling: Sampling) -> np.ndarray:
@@ -89,6 +155,8 @@ def draw(logits: np.ndarray, uniform: np.ndarray, sampling: Sampling) -> np.ndar
     return np.take_along_axis(order, rank[:, None], axis=1)[:, 0]
 
 
-def _uniform(seed: int, step: int, n: int) -> np.ndarray:
+def _uniform(seed: int | Sequence[int], step: int, n: int) -> np.ndarray:
+    if isinstance(seed, Sequence):
+        return np.concatenate([_uniform(row, step, 1) for row in seed])  # (n,)
     words = tensorlib.random.philox(seed, Stream.SAMPLE, step, 0, n)
     return (words >> np.uint64(11)) * 2.0**-53  # (n,), in [0, 1)

@@ -11,13 +11,15 @@ from typing import Any
 from gpt.checkpoint import Checkpoint
 from gpt.config import TrainConfig, UserError
 from gpt.data import load_corpus
+from gpt.generate import encode_prompt
 from gpt.pretrained import Pretrained, load
 from gpt.run import Run
 from gpt.saving import say
 from gpt.text import Text, find_text
 from gpt.training import Trainer
 
-_PLACES = ("data", "out", "device", "resume", "overwrite", "preset", "model")  # not what is learned
+# what may differ from one part of a run to the next without a word
+_PLACES = ("data", "out", "device", "resume", "overwrite", "config", "preset", "model")
 
 
 def train(config: TrainConfig, device: str = "cpu") -> Run:
@@ -35,6 +37,7 @@ def train(config: TrainConfig, device: str = "cpu") -> Run:
     start = checkpoint or weights
     tokenizer = start.tokenizer if start else config.tokenizer
     corpus = load_corpus(text, tokenizer, config.model.block_size)
+    encode_prompt(corpus.tokenizer, config.sample_prompt)  # complains
     model = dataclasses.replace(config.model, vocab_size=corpus.tokenizer.vocab_size)
     config = dataclasses.replace(config, model=model)
     run = Run.create(config)

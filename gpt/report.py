@@ -71,7 +71,7 @@ def describe(path: Path, config: ReportConfig) -> dict[str, Any]:
         "facts": _facts(checkpoint, model, reports),
         "missing": missing,
         "curves": _curves(reports),
-        "samples": [{"step": r["step"], "text": r["sample"]} for r in reports if "sample" in r],
+        "samples": [{"step": r["step"], "text": r["sample"]} for r in reports if r.get("sample")],
         "sample": {"prompt": config.prompt, "text": sample},
         "attention": _attention(model, tokenizer, shown),
         "tokens": _tokens(model, tokenizer, shown if corpus is None else corpus.val),

@@ -1,11 +1,31 @@
 """A run directory: what a training run leaves for people and for programs.
 
-config.json        every setting
-metrics.jsonl      one JSON object per report
-loss.png           the loss curves
+config.json        every setting; `train.py --config` repeats them
+metrics.jsonl      what was measured; see below
+loss.png           the curves (`curves.py`)
 best.safetensors   the model with the lowest validation loss so far
 last.safetensors   where the run stands: model and optimizer, all that --resume needs
 report.html        the run and its best model, to look at; from `python -m gpt.report`
+
+metrics.jsonl has one flat JSON object per line, which `pandas.read_json(path, lines=True)` takes as
+it is, and whose numbers can be given to TensorBoard's `add_scalar` or to `wandb.log`. A number that
+there is none of is null, never NaN. At each evaluation:
+
+step               updates so far
+time               when, in seconds since 1970
+train_loss         mean over some batches of the training split, in nats per token
+val_loss           the same of the validation split
+learning_rate      of the next update
+grad_norm          of the last update's gradient before it was clipped; null where there was none
+skipped            updates left out so far, since their gradient was far out of range
+ms_per_step        since the last evaluation, without it
+tokens_per_second  the same, as tokens
+sample             what the model writes now: text; alone with step and time between evaluations
+
+and in the last line of a run that reached its end: step, time, and
+
+best_step          the step of best.safetensors
+full_val_loss      its mean loss over every token of the validation split
 """
 
 from __future__ import annotations
@@ -14,11 +34,12 @@ import contextlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt.config import TrainConfig, UserError, to_record
+from gpt.config import TrainConfig, UserError, alike, from_record, to_record
 from gpt.saving import dispensable
 from tensorlib.serialization import write_atomically
 
@@ -28,6 +49,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 RUNS = Path("runs")
+_LONGEST_CONFIG = 2**20  # bytes
+_DRAWING_SHARE = 0.02  # of the time that a run takes, at most
 
 
 class Run:
@@ -40,6 +63,7 @@ class Run:
         self.metrics = path / "metrics.jsonl"
         self.curve = path / "loss.png"
         self._unwritten: list[str] = []  # reports that found no room
+        self._next_drawing = 0.0  # the time of time.monotonic() from which on it is due
 
     def __str__(self) -> str:
         return str(self.path)
@@ -119,10 +143,9 @@ class Run:
     def report(self, **values: Any) -> None:
         """Append one line to metrics.jsonl; a number that is not finite becomes null, which JSON
         has. What finds no room on the disk is written with the next line."""
-        for name, value in values.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                values[name] = None
-        self._unwritten.append(json.dumps(values) + "\n")
+        values["time"] = round(time.time(), 3)
+        strict = {name: value if _is_json(value) else None for name, value in values.items()}
+        self._unwritten.append(json.dumps(strict, allow_nan=False) + "\n")
         with dispensable(self.metrics), open(self.metrics, "ab", buffering=0) as file:
             end = file.tell()
             try:
@@ -152,21 +175,18 @@ class Run:
         with _writable(self):
             write_atomically(self.metrics, "".join(kept).encode())
 
-    def plot(self) -> None:
-        """Draw loss.png from metrics.jsonl."""
-        from matplotlib.figure import Figure  # half a second to import, and only needed here
+    def plot(self, at_once: bool = True) -> None:
+        """Draw loss.png from metrics.jsonl. at_once=False: not if drawing would then take more than
+        a fiftieth of the run's time. What cannot be written is told on standard error."""
+        begun = time.monotonic()
+        if begun < self._next_drawing and not at_once:
+            return
+        from gpt.curves import draw  # half a second to import
 
-        reports = [report for report in self.reports() if "train_loss" in report]
-        steps = [report["step"] for report in reports]
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.subplots()
-        for name, label in (("train_loss", "training"), ("val_loss", "validation")):
-            axes.plot(steps, [report[name] for report in reports], label=label)
-        axes.set(xlabel="step", ylabel="loss (nats per token)", title=str(self))
-        axes.grid(alpha=0.3)
-        axes.legend()
         with dispensable(self.curve):
-            figure.savefig(self.curve, dpi=120)
+            write_atomically(self.curve, draw(self.reports(), str(self)))
+        now = time.monotonic()
+        self._next_drawing = now + (now - begun) / _DRAWING_SHARE
 
 
 @contextlib.contextmanager
@@ -175,3 +195,35 @@ def _writable(run: Run) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write to --out {run}: {error.strerror or error}") from None
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The settings in a config.json, or in that of a run directory, for another run.
+
+    UserError, naming the file, if it cannot be read, or names what is no setting.
+    """
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_LONGEST_CONFIG + 1)
+        if len(content) > _LONGEST_CONFIG:
+            raise UserError("more than a configuration can be long")
+        return alike(from_record(json.loads(content, object_pairs_hook=_without_twins)))
+    except OSError as error:
+        raise UserError(f"cannot read --config {path}: {error.strerror}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twin = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
+        raise UserError(f"{twin!r:.50} is there twice")
+    return values
+
+
+def _is_json(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)

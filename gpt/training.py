@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
@@ -79,6 +80,11 @@ class Trainer:
                     if self.step % config.eval_interval == 0 or self.step == config.max_iters:
                         bar.clear()
                         say(self.evaluate())
+                    elif self.sample_due():
+                        sample = self.sample()
+                        self.run.report(step=self.step, sample=sample)
+                        bar.clear()
+                        say(self._shown(sample))
                     if self.step == config.max_iters:
                         break
                     loss = self.update()
@@ -133,6 +139,7 @@ class Trainer:
         skipped, _ = self.guard.counts()
         per_step = seconds / updates if updates else None
         tokens = self.config.batch_size * self.config.model.block_size
+        sample = self.sample() if self.sample_due() else None
         self.run.report(
             step=self.step,
             **losses,
@@ -141,7 +148,7 @@ class Trainer:
             skipped=skipped,
             ms_per_step=per_step and 1e3 * per_step,
             tokens_per_second=per_step and tokens / per_step,
-            sample=self.sample(),
+            sample=sample,
         )
         # best before last: whoever resumes from last finds in best what it remembers
         before, loss = self.best_loss, losses["val_loss"]
@@ -150,9 +157,11 @@ class Trainer:
             if not self.saver.save(self.checkpoint(), self.run.best):
                 self.best_loss = before  # that of the file
         self.saver.save(self.checkpoint(with_moments=True), self.run.last)
+        self.run.plot(at_once=False)
         self._mark = (self.step, time.perf_counter())
         line = f"step {self.step}: train loss {losses['train_loss']:.4f}, val loss {loss:.4f}"
-        return line + (f", {skipped} steps skipped" if skipped else "")
+        line += f", {skipped} steps skipped" if skipped else ""
+        return line if sample is None else f"{line}\n{self._shown(sample)}"
 
     def estimate_loss(self) -> dict[str, float]:
         """The mean loss over some batches of either split, the same ones at every evaluation."""
@@ -160,10 +169,29 @@ class Trainer:
         return {f"{split}_loss": sum(self.team.losses(split, n)) / n for split in ("train", "val")}
 
     def sample(self) -> str:
-        """What the model writes now: a context of at most 64 tokens, with the same dice always."""
-        length = min(64, self.config.model.block_size)
-        tokenizer, seed = self.corpus.tokenizer, self.config.seed
-        return "".join(generate_text(self.model, tokenizer, "", length, Sampling(), seed))
+        """What the model writes now, after --sample-prompt: a context of at most 64 tokens, with
+        the same dice always. The time that takes is no step's."""
+        _, before = self._since_mark()
+        text = "".join(self._continue(min(64, self.config.model.block_size)))
+        step, moment = self._mark
+        self._mark = (step, moment + self._since_mark()[1] - before)
+        return self.config.sample_prompt + text
+
+    def sample_due(self) -> bool:
+        """Whether --sample-interval wants a sample after this step."""
+        interval = self.config.sample_interval
+        interval = self.config.eval_interval if interval is None else interval
+        return bool(interval) and (self.step % interval == 0 or self.step == self.config.max_iters)
+
+    def _continue(self, tokens: int) -> Iterator[str]:
+        prompt, seed = self.config.sample_prompt, self.config.seed
+        return generate_text(self.model, self.corpus.tokenizer, prompt, tokens, Sampling(), seed)
+
+    def _shown(self, sample: str) -> str:
+        """A sample as one line of a terminal, with at most the end of its prompt."""
+        start = max(len(self.config.sample_prompt) - 20, 0)
+        line = sample[start : start + 76].replace("\n", "⏎")
+        return "  " + "".join(char if char.isprintable() else "·" for char in line)
 
     def finish(self) -> None:
         """Measure the best model on the whole validation split, draw the curves, print a sample."""
@@ -173,9 +201,8 @@ class Trainer:
         self.run.report(step=self.step, best_step=best.step, full_val_loss=loss)
         self.run.plot()
         say(f"whole validation split: loss {loss:.4f} ({self.run.best}, of step {best.step})")
-        say(f"curves: {self.run.curve}\nsample:\n")
-        tokenizer, seed = self.corpus.tokenizer, self.config.seed
-        for piece in generate_text(self.model, tokenizer, "", 500, Sampling(), seed):
+        say(f"curves: {self.run.curve}\nsample:\n\n{self.config.sample_prompt}", end="")
+        for piece in self._continue(500):
             say(piece, end="")
         say()
 

@@ -6,7 +6,7 @@ import pytest
 import tensorlib
 from gpt import GPT, GPTConfig, UserError
 from gpt.config import Sampling
-from gpt.generate import draw, generate, generate_text
+from gpt.generate import Text, draw, generate, generate_text, generate_texts
 from gpt.tokenizer import CharTokenizer
 
 GREEDY = Sampling(temperature=0)
@@ -95,6 +95,80 @@ def test_text_comes_in_pieces(model):
     assert from_nothing == list(generate_text(model, tokenizer, "\n", 12, GREEDY, 0))
     with pytest.raises(UserError, match="'x'"):
         next(generate_text(model, tokenizer, "x", 1, GREEDY, 0))
+
+
+def test_a_row_with_its_own_seed_draws_as_it_would_alone(model):
+    seeds = [5, 2**64 - 1, 5, 9]
+    together = tokens(model, [[1, 2, 3]] * 4, 40, Sampling(), seeds)
+    for row, seed in zip(together, seeds, strict=True):
+        assert row.tolist() == tokens(model, [[1, 2, 3]], 40, Sampling(), seed)[0].tolist()
+    assert together[0].tolist() == together[2].tolist() != together[3].tolist()
+
+
+def test_each_text_of_a_batch_ends_at_its_own_stop(model):
+    tokenizer = CharTokenizer("\nabcdefghij")
+    seeds, n, stop = [3, 4, 5, 6], 60, "a"
+    whole = ["".join(generate_text(model, tokenizer, "abc", n, Sampling(), s)) for s in seeds]
+    columns = list(generate_texts(model, tokenizer, "abc", n, Sampling(), seeds, stop))
+    assert len(columns) == min(n, max((text + "a").index("a") + 1 for text in whole))
+    for row, text in zip(zip(*columns, strict=True), whole, strict=True):
+        told = [piece for piece in row if piece is not None]
+        assert "".join(told) == text.split("a")[0]
+        assert len(told) == min(n, (text + "a").index("a") + 1)  # that of the stop was drawn, too
+
+
+# ------------------------------------------------------------------------------ a text that grows
+
+
+class Pieces:
+    """A tokenizer whose tokens are these bytes."""
+
+    def __init__(self, *pieces):
+        self.pieces = pieces
+
+    def decode_bytes(self, tokens):
+        return b"".join(self.pieces[token] for token in tokens)
+
+
+def told(pieces, stop=None):
+    text, last = Text(Pieces(*pieces), stop), len(pieces) - 1
+    return [text.add(i, i == last) for i in range(len(pieces))]
+
+
+def test_a_character_is_told_when_it_is_complete():
+    eye, accent = "👁".encode(), "é".encode()
+    assert told([b"a", eye[:1], eye[1:3], eye[3:] + accent[:1], accent[1:]]) == [
+        "a", "", "", "👁", "é"
+    ]  # fmt: skip
+    assert told([b"a\xff", b"b", eye[:3]]) == ["a\ufffd", "b", "\ufffd"]
+    for cut in range(12):  # as Python decodes the whole
+        noise = (eye + accent + b"\x80\xc3\xf0\x9f")[cut:]
+        pieces = [noise[i : i + 1] for i in range(len(noise))]
+        assert "".join(told([*pieces, b""])) == noise.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stop", "expected"),
+    [
+        ("the end. more", "end", "the "),
+        ("the en. d", "end", "the en. d"),  # held back, but it was none
+        ("the en", "end", "the en"),  # held back until the last token
+        ("eeend", "end", "ee"),
+        ("ababac", "abac", "ab"),  # begins anew inside a beginning
+        ("end", "end", ""),
+        ("one\n\ntwo", "\n\n", "one"),
+        ("größe 5", "ße", "grö"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2, 3, 50])  # bytes in a token: no token is a stop's own
+def test_a_text_ends_before_its_stop(pieces, stop, expected, size):
+    data = pieces.encode()
+    got = told([data[i : i + size] for i in range(0, len(data), size)], stop)
+    assert "".join(piece for piece in got if piece is not None) == expected
+    so_far = ""
+    for piece in got:  # and nothing that was told is taken back
+        so_far += piece or ""
+        assert expected.startswith(so_far)
 
 
 # ---------------------------------------------------------------------------------------- the draw

@@ -118,6 +118,32 @@ def test_evaluating_changes_nothing_that_follows(make):
         np.testing.assert_array_equal(w, weights(evaluated)[name])
 
 
+def test_samples_disturb_nothing_and_may_be_left_out(make, capsys):
+    none, many = make("none", sample_interval=0), make("many", sample_interval=7)
+    for trainer in (none, many):
+        trainer.train()
+    for name, w in weights(none).items():
+        np.testing.assert_array_equal(w, weights(many)[name])
+    assert all(line["sample"] is None for line in reports(none.run))
+    lines = reports(many.run)
+    assert [line["step"] for line in lines if line["sample"]] == [*range(0, 60, 7), 60]
+    whole = [line["val_loss"] for line in lines if "val_loss" in line]
+    assert whole == [line["val_loss"] for line in reports(none.run)]
+    assert capsys.readouterr().out.count("\n  ") == 10
+
+
+def test_a_sample_on_the_screen_is_one_line(make):
+    trainer = make(sample_prompt="the quick brown fox jumps over the ")
+    sample = trainer.config.sample_prompt + "\x1b[2J\ta\nb" + 100 * "c"
+    assert trainer._shown(sample) == "   fox jumps over the ·[2J·a⏎b" + 48 * "c"
+
+
+def test_a_sample_prompt_the_tokenizer_does_not_know(config):
+    with pytest.raises(UserError, match="'ß'"):
+        train(dataclasses.replace(config, sample_prompt="große"))
+    assert not config.out.exists()
+
+
 def test_losses_are_estimated_without_dropout_on_the_same_batches(make):
     trainer = make()
     assert trainer.estimate_loss() == trainer.estimate_loss()
