@@ -9,19 +9,10 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
+from commands import check_mistake, wait_for_step
 
 posix = pytest.mark.skipif(os.name != "posix", reason="no signals or broken pipes there")
 SMALL = "--n-layer=2 --n-head=2 --n-embd=16 --block-size=16 --batch-size=8 --eval-iters=2"
-
-
-def check_mistake(done, *expected):
-    """One clear line on standard error, nothing else, status 2."""
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    for text in expected:
-        assert text in done.stderr
 
 
 @pytest.fixture
@@ -125,20 +116,6 @@ def test_without_a_network_the_main_job_runs(script, tiny):
 
 def tensors(path):
     return safetensors.numpy.load_file(path)
-
-
-def wait_for_step(run, step, process):
-    """Until the checkpoint of this step has been written."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            lines = (run / "metrics.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            lines = []
-        if lines and json.loads(lines[-1])["step"] > step:  # the report after the one that saved it
-            return
-        time.sleep(0.005)
-    raise AssertionError(process.communicate())
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from test_scripts import check_mistake, wait_for_step
+from commands import check_mistake, wait_for_step
 
 resource = pytest.importorskip("resource")  # POSIX: signals, limits, terminals
 CORPUS = ["--data", "text.txt"]
