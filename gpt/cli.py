@@ -54,7 +54,11 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
     Flags override defaults, and the defaults are those of the preset, or of the run to resume.
     """
     asked = parse(RunConfig, arguments, partial=True)  # decides the defaults of all the flags
-    if asked.resume:
+    if asked.eval_only:
+        recorded = Checkpoint.load(Run.measured(asked)).config
+        preset = recorded.preset
+        default = dataclasses.replace(recorded, out=asked.out, resume=asked.resume)
+    elif asked.resume:
         begun = Run.resumable(asked.out)
         recorded = Checkpoint.load(begun.last).config
         preset = recorded.preset

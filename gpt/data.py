@@ -6,6 +6,7 @@ once, and where there is no network it takes the language reference that every P
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import queue
 import sys
@@ -134,6 +135,11 @@ class Corpus:
     tokenizer: CharTokenizer
     train: np.ndarray  # (tokens,)
     val: np.ndarray  # (tokens,)
+
+    @functools.cached_property
+    def val_bytes(self) -> int:
+        """How many bytes of UTF-8 the validation split is."""
+        return len(self.tokenizer.decode(self.val).encode())
 
     @classmethod
     def from_text(cls, name: str, text: str, block_size: int) -> Corpus:

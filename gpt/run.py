@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpt.config import TrainConfig, UserError, to_record
+from gpt.config import RunConfig, TrainConfig, UserError, to_record
 
 RUNS = Path("runs")
 
@@ -36,6 +36,15 @@ class Run:
     def resumable(cls, path: Path | None) -> Run:
         """The run at `path`, by default the newest. UserError if there is none."""
         return cls.newest("last.safetensors") if path is None else cls(path)
+
+    @classmethod
+    def measured(cls, config: RunConfig) -> Path:
+        """The checkpoint that --eval-only is about: --out itself, if it is a file; else the best of
+        that run or of the newest, or with --resume its last. UserError if there is no run."""
+        if config.out is not None and config.out.is_file():
+            return config.out
+        name = "last.safetensors" if config.resume else "best.safetensors"
+        return (cls.newest(name).path if config.out is None else config.out) / name
 
     @classmethod
     def newest(cls, name: str) -> Run:

@@ -13,10 +13,12 @@ import time
 from tqdm import tqdm
 
 import tensorlib
-from gpt import machine
+from gpt import machine, memory
 from gpt.checkpoint import Checkpoint, optimizer_tensors
 from gpt.config import Sampling, TrainConfig, UserError
 from gpt.data import Corpus
+from gpt.ending import Ending
+from gpt.evaluation import bits_per_byte
 from gpt.generate import generate_text
 from gpt.model import GPT
 from gpt.parallel import Team
@@ -53,7 +55,7 @@ class Trainer:
         self.model.to(device)
         self.processes = 1
         if share_work and device == "cpu":
-            self.processes = config.processes or machine.processes(config.batch_size, self.flops())
+            self.processes = memory.processes(config)
             machine.prepare(threads=max(machine.cores() // self.processes, 1))
         self.team = Team(config, corpus, self.model, self.processes)
         self.precision = self.team.share.precision
@@ -61,18 +63,22 @@ class Trainer:
         self._mark = (self.step, time.perf_counter())  # since when the speed is measured
 
     def train(self) -> None:
-        """Update until max_iters; evaluate, report and save every eval_interval. After Ctrl-C,
-        save where the run stands, and raise KeyboardInterrupt."""
+        """Update until max_iters, or until `gpt.ending` has a reason to stop; evaluate, report and
+        save every eval_interval. After Ctrl-C, save where the run stands, and raise
+        KeyboardInterrupt."""
         config = self.config
         form = "{percentage:3.0f}%|{bar}| {n}/{total}{postfix}, {remaining} left"
         bar = tqdm(total=config.max_iters, initial=self.step, disable=None, bar_format=form)
+        ending = Ending(config)
         try:
             with bar:
                 while True:
-                    if self.step % config.eval_interval == 0 or self.step == config.max_iters:
+                    ends = ending.before(self.step)
+                    if ends or self.step % config.eval_interval == 0:
                         bar.clear()
                         print(self.evaluate(), flush=True)
-                    if self.step == config.max_iters:
+                        ends = ends or ending.after(self.step, self.run)
+                    if ends:
                         return
                     loss = self.update()
                     if bar.update():  # it has just been redrawn: time to look at the loss
@@ -118,10 +124,12 @@ class Trainer:
                 "take a lower --learning-rate"
             )
         per_step = seconds / updates if updates else None
-        tokens = self.config.batch_size * self.config.model.block_size
+        tokens = self.config.tokens_per_step
+        bits = bits_per_byte(losses["val_loss"], self.corpus)
         self.run.report(
             step=self.step,
             **losses,
+            val_bits_per_byte=bits,
             learning_rate=self.learning_rate(),
             grad_norm=None if self.grad_norm is None else self.grad_norm.item(),
             ms_per_step=per_step and 1e3 * per_step,
@@ -134,8 +142,10 @@ class Trainer:
             self.checkpoint().save(self.run.best)
         self.checkpoint(with_moments=True).save(self.run.last)
         self._mark = (self.step, time.perf_counter())
-        line = "step {}: train loss {train_loss:.4f}, val loss {val_loss:.4f}"
-        return line.format(self.step, **losses)
+        line = (
+            "step {}: train loss {train_loss:.4f}, val loss {val_loss:.4f} ({:.4f} bits per byte)"
+        )
+        return line.format(self.step, bits, **losses)
 
     def estimate_loss(self) -> dict[str, float]:
         """The mean loss over some batches of either split, the same ones at every evaluation."""
@@ -153,9 +163,14 @@ class Trainer:
         best = Checkpoint.load(self.run.best)
         best.restore(self.model)
         loss = self.full_val_loss()
-        self.run.report(step=self.step, best_step=best.step, full_val_loss=loss)
+        bits = bits_per_byte(loss, self.corpus)
+        whole = {"full_val_loss": loss, "full_val_bits_per_byte": bits}
+        self.run.report(step=self.step, best_step=best.step, **whole)
         self.run.plot()
-        print(f"whole validation split: loss {loss:.4f} ({self.run.best}, of step {best.step})")
+        print(
+            f"whole validation split: loss {loss:.4f}, {bits:.4f} bits per byte "
+            f"({self.run.best}, of step {best.step})"
+        )
         print(f"curves: {self.run.curve}\nsample:\n", flush=True)
         tokenizer, seed = self.corpus.tokenizer, self.config.seed
         for piece in generate_text(self.model, tokenizer, "", 500, Sampling(), seed):
@@ -189,25 +204,28 @@ class Trainer:
     def describe(self) -> str:
         """The header of a run: what learns what, where, and how much work a step is."""
         config, corpus = self.config, self.corpus
-        B, T = config.batch_size, config.model.block_size
+        size = f"{config.batch_size} x {config.model.block_size}"
+        if config.grad_accum > 1:
+            size = f"{config.grad_accum} x {size}"
         processes = f", {self.processes} processes" if self.processes > 1 else ""
         dtype = f", {self.precision.dtype}" if self.precision.dtype != "float32" else ""
-        return "\n".join(
-            (
-                f"device      {self.device}{processes}{dtype}",
-                f"text        {corpus.name}: {len(corpus.train):,} tokens to learn, "
-                f"{len(corpus.val):,} to validate",
-                f"model       {self.model.num_parameters():,} parameters, "
-                f"vocabulary {config.model.vocab_size}",
-                f"batch       {B} x {T} = {B * T:,} tokens, {self.flops() / 1e9:,.1f} GFLOP a step",
-                f"run         {self.run}, from step {self.step} to {config.max_iters:,}",
-            )
-        )
+        lines = [
+            f"device      {self.device}{processes}{dtype}",
+            f"text        {corpus.name}: {len(corpus.train):,} tokens to learn, "
+            f"{len(corpus.val):,} to validate",
+            f"model       {self.model.num_parameters():,} parameters, "
+            f"vocabulary {config.model.vocab_size}",
+            f"batch       {size} = {config.tokens_per_step:,} tokens, "
+            f"{self.flops() / 1e9:,.1f} GFLOP a step",
+            f"memory      {memory.describe(config, self.device)}",
+        ]
+        if not (config.eval_only or config.overfit_batch):
+            lines.append(f"run         {self.run}, from step {self.step} to {config.max_iters:,}")
+        return "\n".join(lines)
 
     def flops(self) -> float:
         """Floating-point operations of a training step."""
-        tokens = self.config.batch_size * self.config.model.block_size
-        return tokens * self.model.flops_per_token()
+        return self.config.tokens_per_step * self.model.flops_per_token()
 
     def _since_mark(self) -> tuple[int, float]:
         if self.device != "cpu":
@@ -218,7 +236,7 @@ class Trainer:
     def _progress(self, loss: Tensor) -> str:
         updates, seconds = self._since_mark()
         ms = 1e3 * seconds / updates
-        tokens = self.config.batch_size * self.config.model.block_size / ms
+        tokens = self.config.tokens_per_step / ms
         return f"loss {loss.item():.3f}, {ms:.0f} ms/step, {tokens:.1f}k tokens/s"
 
 
