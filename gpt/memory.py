@@ -42,6 +42,8 @@ def estimate(config: TrainConfig, device: str = "cpu", processes: int = 1) -> in
     step = P + _of_step(config, device, rows)  # the gradients that backward collects
     evaluation = _of_evaluation(config.model, config.batch_size)
     saving = 6 * P if device == "cpu" else 0  # weights and moments, and all that as one file
+    if config.eval_only:
+        step = saving = 0
     main = 4 * P + max(step, evaluation, saving)  # weights, gradients, two moments
     worker = P + max(step, evaluation)
     total = 4 * (main + (processes - 1) * worker)  # float32
@@ -161,14 +163,17 @@ def _needed(config: TrainConfig, device: str) -> int:
 
 
 def _smaller(config: TrainConfig, device: str, limit: int) -> str:
-    """The flag that would make the run fit: the largest of its halves of the batch that does, or
-    with single sequences of the context."""
+    """The flags that would make the run fit: the largest half of a half of the batch that does;
+    with single sequences, activations computed again, or a shorter context."""
     B, T = config.batch_size, config.model.block_size
     for size in (B >> i for i in range(1, B.bit_length())):
         fewer = dataclasses.replace(config, batch_size=size, processes=min(size, processes(config)))
         if _needed(fewer, device) <= limit:
             same = f" (with --grad-accum {config.rows_per_step // size}, the same step)"
             return f"--batch-size {size}{same if config.rows_per_step % size == 0 else ''}"
+    alone = dataclasses.replace(config, batch_size=1, processes=1, checkpoint_activations=True)
+    if _needed(alone, device) <= limit:
+        return "--batch-size 1 --checkpoint-activations"
     for length in (T >> i for i in range(1, T.bit_length())):
         shape = dataclasses.replace(config.model, block_size=length)
         shorter = dataclasses.replace(config, batch_size=1, processes=1, model=shape)
