@@ -159,7 +159,7 @@ def test_a_context_that_fits_if_activations_are_computed_again(there):
     config = dataclasses.replace(VIDEO, batch_size=1, model=long)
     again = dataclasses.replace(config, checkpoint_activations=True)
     there(memory.estimate(again) / 1e9 + 0.01, memory.estimate(again) / 1e9 + 0.01)
-    with pytest.raises(UserError, match="take --batch-size 1 --checkpoint-activations$"):
+    with pytest.raises(UserError, match=r"take --batch-size 1 --checkpoint-activations$"):
         memory.check(config, "cpu")
     memory.check(again, "cpu")
     memory.check(dataclasses.replace(config, eval_only=True), "cpu")
