@@ -1,12 +1,13 @@
 """Train a GPT on a text: `python train.py`, and `python train.py --help` for what can be set."""
 
-from gpt import cli
+from gpt import cli, modes
 from gpt.job import train
 
 
 def main() -> None:
     config = cli.train_config()
-    train(config, cli.prepare_device(config))
+    job = modes.evaluate if config.eval_only else modes.overfit if config.overfit_batch else train
+    job(config, cli.prepare_device(config))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,11 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
         raise UserError("--resume goes on with a run, --overwrite replaces it: choose one")
     if asked.resume and asked.config is not None:
         raise UserError("--resume goes on as the run was set up; leave --config out")
-    if asked.resume:
+    if asked.eval_only and asked.init_from is None:
+        recorded = Checkpoint.load(Run.measured(asked)).config
+        preset = recorded.preset
+        default = dataclasses.replace(recorded, out=asked.out, resume=asked.resume)
+    elif asked.resume:
         begun = Run.resumable(asked.out)
         recorded = Checkpoint.load(begun.last).config
         preset = recorded.preset

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 import reprlib
@@ -145,6 +146,8 @@ class RunConfig:
     """Go on with the run in --out, or the newest in runs/, as it was set up."""
     overwrite: bool = False
     """Replace the run that --out holds."""
+    eval_only: bool = False
+    """Measure that run's best model (with --resume, its last) and leave; writes nothing."""
     seed: int = 1337
     """Weights, batches and dropout all follow from it."""
 
@@ -169,8 +172,18 @@ class TrainConfig(RunConfig):
     """Steps between lines that the model writes meanwhile; 0: none."""
     sample_prompt: Annotated[str, _default("none: the model begins by itself")] = ""
     """How those lines begin."""
+    early_stop: int = 0
+    """Stop after so many evaluations in a row without a better validation loss; 0: never."""
+    max_time: Annotated[str | None, _default("no limit")] = None
+    """Stop after 30s, 90m or 8h, to be resumed; the learning rate still heads for max-iters."""
+    overfit_batch: bool = False
+    """Sanity check: learn one batch by heart, without dropout, and keep nothing."""
     batch_size: int = 12
     """Sequences in a batch."""
+    grad_accum: int = 1
+    """Batches whose gradients make one step, as if they were one; takes no more memory."""
+    checkpoint_activations: bool = False
+    """Compute a block's activations twice instead of keeping them: less memory, same bits."""
     learning_rate: float = 1e-3
     """AdamW's, after the warm-up."""
     min_lr: float = 1e-4
@@ -197,9 +210,17 @@ class TrainConfig(RunConfig):
                 1 <= self.processes <= self.batch_size,
                 f"processes is {self.processes}, but must be from 1 to batch_size",
             )
-        for name in ("max_iters", "eval_interval", "eval_iters", "batch_size"):
+        for name in ("max_iters", "eval_interval", "eval_iters", "batch_size", "grad_accum"):
             _at_least(self, name, 1)
-        for name in ("warmup_iters", "min_lr", "weight_decay", "grad_clip"):
+        _require(
+            self.max_time is None or self.max_seconds > 0,
+            f"max_time is {self.max_time!r}, but must be a number and its unit: 30s, 90m or 8h",
+        )
+        _require(
+            not (self.overfit_batch and (self.resume or self.eval_only or self.init_from)),
+            "overfit_batch has new weights: leave --resume, --eval-only and --init-from out",
+        )
+        for name in ("early_stop", "warmup_iters", "min_lr", "weight_decay", "grad_clip"):
             _at_least(self, name, 0)
         if self.sample_interval is not None:
             _at_least(self, "sample_interval", 0)
@@ -213,6 +234,24 @@ class TrainConfig(RunConfig):
             self.min_lr <= self.learning_rate,
             f"min_lr ({self.min_lr}) must not be above learning_rate ({self.learning_rate})",
         )
+
+    @property
+    def rows_per_step(self) -> int:
+        """Sequences whose gradients make one step."""
+        return self.batch_size * self.grad_accum
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that a step learns from."""
+        return self.rows_per_step * self.model.block_size
+
+    @property
+    def max_seconds(self) -> float:
+        """`max_time` in seconds: infinite without one, 0 for what is no duration."""
+        if self.max_time is None:
+            return math.inf
+        found = re.fullmatch(r"(\d+|\d*\.\d+)([smh])", self.max_time)
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
 
 
 @dataclass(frozen=True)

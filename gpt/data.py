@@ -56,12 +56,12 @@ class Corpus:
         """As `load_corpus`, of a text in memory."""
         return load_corpus(Text.from_string(name, text), tokenizer, block_size)
 
-    @property
+    @functools.cached_property
     def train_bytes(self) -> int:
         """How many bytes of UTF-8 the training split is."""
         return self._bytes(self.train)
 
-    @property
+    @functools.cached_property
     def val_bytes(self) -> int:
         """How many bytes of UTF-8 the validation split is: for bits per byte, which can be compared
         between tokenizers."""

@@ -8,18 +8,20 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from gpt import memory
 from gpt.checkpoint import Checkpoint
 from gpt.config import TrainConfig, UserError
-from gpt.data import load_corpus
+from gpt.data import Corpus, load_corpus
 from gpt.generate import encode_prompt
 from gpt.pretrained import Pretrained, load
 from gpt.run import Run
 from gpt.saving import say
 from gpt.text import Text, find_text
+from gpt.tokenizer import Tokenizer
 from gpt.training import Trainer
 
 # what may differ from one part of a run to the next without a word
-_PLACES = ("data", "out", "device", "resume", "overwrite", "config", "preset", "model")
+_PLACES = ("data", "out", "device", "resume", "overwrite", "eval_only", "config", "preset", "model")
 
 
 def train(config: TrainConfig, device: str = "cpu") -> Run:
@@ -33,13 +35,11 @@ def train(config: TrainConfig, device: str = "cpu") -> Run:
         config = dataclasses.replace(config, out=Run.resumable(config.out).path)
         checkpoint = _resumable_checkpoint(config, text)
     elif config.init_from is not None:
-        weights = _weights(config, config.init_from)
+        weights = weights_for(config, config.init_from)
     start = checkpoint or weights
     tokenizer = start.tokenizer if start else config.tokenizer
-    corpus = load_corpus(text, tokenizer, config.model.block_size)
+    config, corpus = with_corpus(config, text, tokenizer, device)
     encode_prompt(corpus.tokenizer, config.sample_prompt)  # complains
-    model = dataclasses.replace(config.model, vocab_size=corpus.tokenizer.vocab_size)
-    config = dataclasses.replace(config, model=model)
     run = Run.create(config)
     with run.claimed():
         trainer = Trainer(config, corpus, run, device, share_work=True)
@@ -54,7 +54,7 @@ def train(config: TrainConfig, device: str = "cpu") -> Run:
     return run
 
 
-def _weights(config: TrainConfig, path: Path) -> Pretrained:
+def weights_for(config: TrainConfig, path: Path) -> Pretrained:
     """The weights to start from. UserError, naming what differs, unless they fit the model."""
     weights = load(path)
     model = dataclasses.asdict(config.model) | {"tokenizer": config.tokenizer}
@@ -68,10 +68,20 @@ def _weights(config: TrainConfig, path: Path) -> Pretrained:
     return weights
 
 
-def _resumable_checkpoint(config: TrainConfig, text: Text) -> Checkpoint:
-    assert config.out is not None
-    run = Run(config.out)
-    checkpoint = Checkpoint.load(run.last)
+def with_corpus(
+    config: TrainConfig, text: Text, tokenizer: str | Tokenizer, device: str
+) -> tuple[TrainConfig, Corpus]:
+    """The text as tokens, and the configuration with the size of their vocabulary. UserError if the
+    text is too short, or if the training would not fit in memory."""
+    corpus = load_corpus(text, tokenizer, config.model.block_size)
+    model = dataclasses.replace(config.model, vocab_size=corpus.tokenizer.vocab_size)
+    config = dataclasses.replace(config, model=model)
+    memory.check(config, device)
+    return config, corpus
+
+
+def check_same(checkpoint: Checkpoint, config: TrainConfig, text: Text) -> None:
+    """UserError, naming what differs, unless text, tokenizer and model are the checkpoint's."""
     if text.sha256 != checkpoint.text_sha256:
         raise UserError(f"this run learns another text than {text.name}; resume it with its own")
     if config.tokenizer != checkpoint.config.tokenizer:
@@ -83,6 +93,13 @@ def _resumable_checkpoint(config: TrainConfig, text: Text) -> Checkpoint:
             f"a run cannot change its model when it is resumed: {changes}; leave that out, or "
             "begin a new run with another --out"
         )
+
+
+def _resumable_checkpoint(config: TrainConfig, text: Text) -> Checkpoint:
+    assert config.out is not None
+    run = Run(config.out)
+    checkpoint = Checkpoint.load(run.last)
+    check_same(checkpoint, config, text)
     if checkpoint.step > config.max_iters:
         raise UserError(
             f"the run is at step {checkpoint.step} already, beyond --max-iters {config.max_iters}"

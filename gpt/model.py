@@ -16,6 +16,7 @@ from gpt.config import Activation, GPTConfig, Sampling
 from gpt.generate import generate
 from tensorlib import Tensor, nn
 from tensorlib.nn import functional as F
+from tensorlib.utils.checkpoint import checkpoint
 
 
 class KeyValues:
@@ -106,7 +107,13 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer that predicts the next token at every position."""
+    """A decoder-only transformer that predicts the next token at every position.
+
+    checkpoint_activations: compute what happens in a block again in backward, instead of keeping
+        it: the same bits in less memory, for a third more time.
+    """
+
+    checkpoint_activations = False
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -153,7 +160,10 @@ class GPT(nn.Module):
         pos = tensorlib.arange(start, start + T, device=idx.device)  # (T,)
         x = self.wte(idx) + self.wpe(pos)  # (B, T, C) + (T, C)
         for i, block in enumerate(self.h):
-            x = block(x, past[i] if past else None)  # (B, T, C)
+            if past:
+                x = block(x, past[i])  # (B, T, C)
+            else:
+                x = checkpoint(block, x) if self.checkpoint_activations else block(x)
         logits = self.lm_head(self.ln_f(x))  # (B, T, V)
         if targets is None:
             return logits, None

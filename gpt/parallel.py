@@ -10,9 +10,11 @@ The same number of processes gives the same bits: gradients are added in the ord
 
 from __future__ import annotations
 
+import functools
 import itertools
 import multiprocessing
 import multiprocessing.connection
+import operator
 import signal
 from collections.abc import Callable, Iterable
 from ctypes import c_float
@@ -39,36 +41,45 @@ _DIED = "a worker process has died, perhaps for want of memory; go on with --res
 class Share:
     """One process's part of the work: some rows of every batch, and any batch of an evaluation.
 
+    A step has `grad_accum` batches, one after the other, and counts as one long batch of them all.
+
     precision: in which numbers it computes; its scaler has scaled the gradients.
     """
 
     def __init__(self, config: TrainConfig, corpus: Corpus, model: GPT, rows: range) -> None:
         self.config, self.model, self.rows = config, model, rows
         self.parameters = [p for named in model.parameter_groups() for p in named.values()]
+        model.checkpoint_activations = config.checkpoint_activations
         self.precision = Precision(config.dtype, model.device)
         B, T = config.batch_size, config.model.block_size
         train, val = (move(tokens, model.device) for tokens in (corpus.train, corpus.val))
-        self.batch = Batches(train, B, T, config.seed, Stream.TRAIN_BATCH)
+        self.batch = Batches(train, config.rows_per_step, T, config.seed, Stream.TRAIN_BATCH)
         self.evaluation = {
             split: Batches(tokens, B, T, config.seed, Stream.EVALUATION_BATCH)
             for split, tokens in (("train", train), ("val", val))
         }
 
     def gradient(self, out: Any, step: int) -> Tensor:
-        """Write to `out`, one after the other, what these rows add to the gradients of the batch's
+        """Write to `out`, one after the other, what these rows add to the gradients of the step's
         mean loss; return what they add to that loss."""
-        rows = slice(self.rows.start, self.rows.stop)
-        x, y = self.batch(step)
-        dropout = tensorlib.random.counter(self.config.seed, Stream.DROPOUT, step, rows=self.rows)
-        with dropout, self.precision.autocast():
-            _, loss = self.model(x[rows], y[rows])
-        assert loss is not None
-        if len(self.rows) < self.config.batch_size:
-            loss = loss * (len(self.rows) / self.config.batch_size)
-        self.precision.scaler.scale(loss).backward()
+        x, y = self.batch(0 if self.config.overfit_batch else step)
+        starts = range(0, self.config.rows_per_step, self.config.batch_size)
+        passes = [range(i + self.rows.start, i + self.rows.stop) for i in starts]
+        loss = functools.reduce(operator.add, [self._add_gradients(x, y, step, r) for r in passes])
         kernels(out).join([p.grad.array for p in self.parameters if p.grad is not None], out)
         for p in self.parameters:
             p.grad = None
+        return loss
+
+    def _add_gradients(self, x: Tensor, y: Tensor, step: int, rows: range) -> Tensor:
+        """Of some rows, all in one pass."""
+        here = slice(rows.start, rows.stop)
+        dropout = tensorlib.random.counter(self.config.seed, Stream.DROPOUT, step, rows=rows)
+        with dropout, self.precision.autocast():
+            loss = self.model(x[here], y[here])[1]
+        if len(rows) < self.config.rows_per_step:
+            loss = loss * (len(rows) / self.config.rows_per_step)
+        self.precision.scaler.scale(loss).backward()
         return loss.detach()
 
     def losses(self, split: str, indices: Iterable[int], windows: bool = False) -> list[float]:
@@ -126,7 +137,7 @@ class Team:
         self.matrices.grad, self.vectors.grad = self.grad[:length], self.grad[length:]
 
     def gradient(self, step: int) -> Tensor:
-        """Compute the gradient of the batch of this step; return the batch's loss."""
+        """Compute the gradient of this step's mean loss; return that loss."""
         for worker in self.workers:
             _ask(worker, "gradient", step)
         loss = self.share.gradient(self.grad.array, step)

@@ -15,6 +15,7 @@ step               updates so far
 time               when, in seconds since 1970
 train_loss         mean over some batches of the training split, in nats per token
 val_loss           the same of the validation split
+val_bits_per_byte  the same as bits per byte of UTF-8, which can be compared between tokenizers
 learning_rate      of the next update
 grad_norm          of the last update's gradient before it was clipped; null where there was none
 skipped            updates left out so far, since their gradient was far out of range
@@ -24,8 +25,9 @@ sample             what the model writes now: text; alone with step and time bet
 
 and in the last line of a run that reached its end: step, time, and
 
-best_step          the step of best.safetensors
-full_val_loss      its mean loss over every token of the validation split
+best_step               the step of best.safetensors
+full_val_loss           its mean loss over every token of the validation split
+full_val_bits_per_byte  the same as bits per byte
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt.config import TrainConfig, UserError, alike, from_record, to_record
+from gpt.config import RunConfig, TrainConfig, UserError, alike, from_record, to_record
 from gpt.saving import dispensable
 from tensorlib.serialization import write_atomically
 
@@ -72,6 +74,15 @@ class Run:
     def resumable(cls, path: Path | None) -> Run:
         """The run at `path`, by default the newest. UserError if there is none."""
         return cls.newest("last.safetensors") if path is None else cls(path)
+
+    @classmethod
+    def measured(cls, config: RunConfig) -> Path:
+        """The checkpoint that --eval-only is about: --out itself, if it is a file; else the best of
+        that run or of the newest, or with --resume its last. UserError if there is no run."""
+        if config.out is not None and config.out.is_file():
+            return config.out
+        name = "last.safetensors" if config.resume else "best.safetensors"
+        return (cls.newest(name).path if config.out is None else config.out) / name
 
     @classmethod
     def newest(cls, name: str) -> Run:

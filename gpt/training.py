@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 import tensorlib
-from gpt import machine
+from gpt import machine, memory
 from gpt.advice import advice
 from gpt.checkpoint import Checkpoint, optimizer_tensors
 from gpt.config import Sampling, TrainConfig, UserError
 from gpt.data import Corpus
+from gpt.ending import Ending
+from gpt.evaluation import bits_per_byte
 from gpt.generate import generate_text
 from gpt.guard import Guard
 from gpt.model import GPT
@@ -60,7 +62,7 @@ class Trainer:
         self.model.to(device)
         self.processes = 1
         if share_work and device == "cpu":
-            self.processes = config.processes or machine.processes(config.batch_size, self.flops())
+            self.processes = memory.processes(config)
             machine.prepare(threads=max(machine.cores() // self.processes, 1))
         self.team = Team(config, corpus, self.model, self.processes)
         self.precision = self.team.share.precision
@@ -68,24 +70,28 @@ class Trainer:
         self._mark = (self.step, time.perf_counter())  # since when the speed is measured
 
     def train(self) -> None:
-        """Update until max_iters; evaluate, report and save every eval_interval, and save every ten
-        minutes. After Ctrl-C or SIGTERM, save where the run stands, and raise it again. UserError
-        if the last checkpoint could not be saved where it belongs, or training has diverged."""
+        """Update until max_iters, or until `gpt.ending` has a reason to stop; evaluate, report and
+        save every eval_interval, and save every ten minutes. After Ctrl-C or SIGTERM, save where
+        the run stands, and raise it again. UserError if the last checkpoint could not be saved
+        where it belongs, or training has diverged."""
         config = self.config
         form = "{percentage:3.0f}%|{bar}| {n}/{total}{postfix}, {remaining} left"
         bar = tqdm(total=config.max_iters, initial=self.step, disable=None, bar_format=form)
+        ending = Ending(config)
         try:
             with bar:
                 while True:
-                    if self.step % config.eval_interval == 0 or self.step == config.max_iters:
+                    ends = ending.before(self.step)
+                    if ends or self.step % config.eval_interval == 0:
                         bar.clear()
                         say(self.evaluate())
+                        ends = ends or ending.after(self.step, self.run)
                     elif self.sample_due():
                         sample = self.sample()
                         self.run.report(step=self.step, sample=sample)
                         bar.clear()
                         say(self._shown(sample))
-                    if self.step == config.max_iters:
+                    if ends:
                         break
                     loss = self.update()
                     if self.device == "cpu" or self.step % 100 == 0:  # a GPU has to be waited for
@@ -138,11 +144,13 @@ class Trainer:
         self.guard.check(self._advice)
         skipped, _ = self.guard.counts()
         per_step = seconds / updates if updates else None
-        tokens = self.config.batch_size * self.config.model.block_size
+        tokens = self.config.tokens_per_step
+        bits = bits_per_byte(losses["val_loss"], self.corpus)
         sample = self.sample() if self.sample_due() else None
         self.run.report(
             step=self.step,
             **losses,
+            val_bits_per_byte=bits,
             learning_rate=self.learning_rate(),
             grad_norm=self.guard.last_norm(),
             skipped=skipped,
@@ -160,7 +168,8 @@ class Trainer:
         self.run.plot(at_once=False)
         self._mark = (self.step, time.perf_counter())
         line = f"step {self.step}: train loss {losses['train_loss']:.4f}, val loss {loss:.4f}"
-        line += f", {skipped} steps skipped" if skipped else ""
+        line += f" ({bits:.4f} bits per byte)"
+        line += f", skipped so far: {skipped}" if skipped else ""
         return line if sample is None else f"{line}\n{self._shown(sample)}"
 
     def estimate_loss(self) -> dict[str, float]:
@@ -198,9 +207,14 @@ class Trainer:
         best = Checkpoint.load(self.run.best)
         best.restore(self.model)
         loss = self.full_val_loss()
-        self.run.report(step=self.step, best_step=best.step, full_val_loss=loss)
+        bits = bits_per_byte(loss, self.corpus)
+        whole = {"full_val_loss": loss, "full_val_bits_per_byte": bits}
+        self.run.report(step=self.step, best_step=best.step, **whole)
         self.run.plot()
-        say(f"whole validation split: loss {loss:.4f} ({self.run.best}, of step {best.step})")
+        say(
+            f"whole validation split: loss {loss:.4f}, {bits:.4f} bits per byte "
+            f"({self.run.best}, of step {best.step})"
+        )
         say(f"curves: {self.run.curve}\nsample:\n\n{self.config.sample_prompt}", end="")
         for piece in self._continue(500):
             say(piece, end="")
@@ -245,30 +259,33 @@ class Trainer:
     def describe(self) -> str:
         """The header of a run: what learns what, where, and how much work a step is."""
         config, corpus = self.config, self.corpus
-        B, T = config.batch_size, config.model.block_size
+        size = f"{config.batch_size} x {config.model.block_size}"
+        if config.grad_accum > 1:
+            size = f"{config.grad_accum} x {size}"
         processes = f", {self.processes} processes" if self.processes > 1 else ""
         dtype = f", {self.precision.dtype}" if self.precision.dtype != "float32" else ""
-        parameters, read = self.model.num_parameters(), config.max_iters * B * T
+        parameters, read = self.model.num_parameters(), config.max_iters * config.tokens_per_step
         fit = advice(len(corpus.train), parameters, read, config.model.dropout)
-        return "\n".join(
-            (
-                f"device      {self.device}{processes}{dtype}",
-                f"text        {corpus.name}: {len(corpus.train):,} tokens to learn, "
-                f"{len(corpus.val):,} to validate",
-                f"tokenizer   {corpus.tokenizer.name}, vocabulary {config.model.vocab_size:,}",
-                f"model       {parameters:,} parameters",
-                f"weights     {self.origin}",
-                f"batch       {B} x {T} = {B * T:,} tokens, {self.flops() / 1e9:,.1f} GFLOP a step",
-                f"run         {self.run}, from step {self.step} to {config.max_iters:,}",
-                f"reading     {fit[0]}",
-                *(f"note        {line}" for line in fit[1:]),
-            )
-        )
+        lines = [
+            f"device      {self.device}{processes}{dtype}",
+            f"text        {corpus.name}: {len(corpus.train):,} tokens to learn, "
+            f"{len(corpus.val):,} to validate",
+            f"tokenizer   {corpus.tokenizer.name}, vocabulary {config.model.vocab_size:,}",
+            f"model       {parameters:,} parameters",
+            f"weights     {self.origin}",
+            f"batch       {size} = {config.tokens_per_step:,} tokens, "
+            f"{self.flops() / 1e9:,.1f} GFLOP a step",
+            f"memory      {memory.describe(config, self.device)}",
+        ]
+        if not (config.eval_only or config.overfit_batch):
+            lines.append(f"run         {self.run}, from step {self.step} to {config.max_iters:,}")
+            lines.append(f"reading     {fit[0]}")
+            lines += [f"note        {line}" for line in fit[1:]]
+        return "\n".join(lines)
 
     def flops(self) -> float:
         """Floating-point operations of a training step."""
-        tokens = self.config.batch_size * self.config.model.block_size
-        return tokens * self.model.flops_per_token()
+        return self.config.tokens_per_step * self.model.flops_per_token()
 
     def _advice(self) -> str:
         """What to do when training has diverged."""
@@ -289,7 +306,7 @@ class Trainer:
     def _progress(self, loss: Tensor) -> str:
         updates, seconds = self._since_mark()
         ms = 1e3 * seconds / updates
-        tokens = self.config.batch_size * self.config.model.block_size / ms
+        tokens = self.config.tokens_per_step / ms
         return f"loss {loss.item():.3f}, {ms:.0f} ms/step, {tokens:.1f}k tokens/s"
 
 

@@ -10,7 +10,7 @@ the operators and methods, `nn/` the layers, `optim/` the optimizers.
 
 import numpy as np
 
-from . import amp, autograd, gradcheck, nn, optim, random
+from . import amp, autograd, gradcheck, nn, optim, random, utils
 from .arrays import promote_types
 from .autocast_mode import autocast, is_autocast_enabled
 from .creation import (

@@ -62,6 +62,11 @@ def is_autocast_enabled() -> bool:
     return _mode.dtype is not None
 
 
+def current_autocast() -> autocast:
+    """What is active in this thread now, none perhaps, to be entered again later."""
+    return autocast("cuda", _mode.dtype, enabled=is_autocast_enabled())
+
+
 def lowered(*arrays: Any) -> tuple[Any, ...]:
     """The arrays in autocast's 16-bit type, if one is active: for products of matrices."""
     if _mode.dtype is None:

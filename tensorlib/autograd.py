@@ -88,6 +88,11 @@ _Edge = tuple[_Key, tuple[int, ...], np.dtype] | None
 _clock = itertools.count(1)
 
 
+def now() -> int:
+    """The time on the tape's clock: nodes with a larger number are of later operations."""
+    return next(_clock)
+
+
 def _key(tensor: TensorBase) -> _Key:
     return tensor.node or tensor, tensor.output
 

@@ -120,5 +120,12 @@ def _synchronize() -> None:
     _cupy().cuda.Device().synchronize()
 
 
-# `torch.cuda`: what the video asks, and waiting until the GPU has done all that it was asked to
-cuda = SimpleNamespace(is_available=_is_available, synchronize=_synchronize)
+def _mem_get_info() -> tuple[int, int]:
+    return _cupy().cuda.Device().mem_info
+
+
+# `torch.cuda`: what the video asks; waiting until the GPU has done all that it was asked to; and
+# its memory, (free, total) in bytes
+cuda = SimpleNamespace(
+    is_available=_is_available, mem_get_info=_mem_get_info, synchronize=_synchronize
+)

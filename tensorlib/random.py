@@ -9,7 +9,6 @@ It must not know tensors: arrays come out, and `ops`, `nn` and `gpt` wrap them. 
 the bits for dropout, which are made where they are needed.
 """
 
-import itertools
 import math
 import operator
 import secrets
@@ -309,7 +308,8 @@ def philox(seed, stream, step, draw, n, first=0, device="cpu"):
 
 
 class _Here(threading.local):
-    counter = None  # inside `counter`: (seed, stream, step, the draws yet to come)
+    counter = None  # inside `counter`: (seed, stream, step)
+    draw = 0  # the next one there
     rows = range(1)
 
 
@@ -324,12 +324,12 @@ def counter(seed, stream, step, rows=range(1)):
     rows: which rows of a batch are computed here. They get the bits that they would get as part of
         the whole batch, so a step may be split among processes.
     """
-    outer = _here.counter, _here.rows
-    _here.counter, _here.rows = (seed, stream, step, itertools.count()), rows
+    outer = _here.counter, _here.draw, _here.rows
+    _here.counter, _here.draw, _here.rows = (seed, stream, step), 0, rows
     try:
         yield
     finally:
-        _here.counter, _here.rows = outer
+        _here.counter, _here.draw, _here.rows = outer
 
 
 def next_draw():
@@ -340,8 +340,34 @@ def next_draw():
     if _here.counter is None:
         seed, stream = default_generator.words64(2).tolist()
         return seed, stream, 0, 0
-    seed, stream, step, draws = _here.counter
-    return seed, stream, step, next(draws)
+    draw = _here.draw
+    _here.draw += 1
+    return *_here.counter, draw
+
+
+def get_state():
+    """All that the next random numbers of this thread depend on, for `replaying`."""
+    source = default_generator
+    here = _here.counter, _here.draw, _here.rows
+    return source._twister.get_state(legacy=False), source._spare_normal, here
+
+
+@contextmanager
+def replaying(state):
+    """Inside, the numbers come that came after `get_state` returned `state`; afterwards those that
+    would have come without."""
+    before = get_state()
+    _set_state(state)
+    try:
+        yield
+    finally:
+        _set_state(before)
+
+
+def _set_state(state):
+    twister, default_generator._spare_normal, here = state
+    default_generator._twister.set_state(twister)
+    _here.counter, _here.draw, _here.rows = here
 
 
 class Draw(NamedTuple):

@@ -174,7 +174,7 @@ NOT_DIFFERENTIABLE = {
 }
 
 
-MATHEMATICS = tuple(f"tensorlib.{part}" for part in ("ops", "tensor", "nn", "optim"))
+MATHEMATICS = tuple(f"tensorlib.{part}" for part in ("ops", "tensor", "nn", "optim", "utils"))
 
 
 def public_names():
@@ -186,6 +186,7 @@ def public_names():
         "nn.functional.": nn.functional,
         "Tensor.": tensorlib.Tensor,
         "optim.": optim,
+        "utils.checkpoint.": tensorlib.utils.checkpoint,
     }
     found = {}
     for prefix, space in spaces.items():

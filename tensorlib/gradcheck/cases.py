@@ -215,6 +215,17 @@ LOSSES = [
     layer("nn.MSELoss", X, X, build=lambda t: t.nn.MSELoss()),
 ]
 
+RECOMPUTED = [
+    op(
+        "utils.checkpoint.checkpoint",
+        X,
+        ROW,
+        function=lambda t, *tensors: t.utils.checkpoint.checkpoint(
+            lambda x, y: ((x * y).exp(), x.softmax(1)), *tensors, use_reentrant=False
+        ),
+    ),
+]
+
 TRAINING = [
     training("optim.SGD", lr=0.1, weight_decay=0.01),
     training("optim.SGD", lr=0.1, momentum=0.9),
@@ -231,5 +242,6 @@ SECTIONS: dict[str, list[Case | Training]] = {
     "Shapes and types": [*SHAPES],
     "Layers": [*LAYERS],
     "Losses": [*LOSSES],
+    "Computed again in backward": [*RECOMPUTED],
     "Five steps of an optimizer": [*TRAINING],
 }

@@ -71,8 +71,10 @@ def test_it_learns_and_tells(config, capsys):
     assert output.err == ""  # no progress bar where there is no terminal
     for line in lines[:4]:
         told = f"step {line['step']}: train loss {line['train_loss']:.4f}, val loss "
-        assert f"\n{told}{line['val_loss']:.4f}\n" in output.out
-    assert f"whole validation split: loss {lines[4]['full_val_loss']:.4f}" in output.out
+        told += f"{line['val_loss']:.4f} ({line['val_bits_per_byte']:.4f} bits per byte)"
+        assert f"\n{told}\n" in output.out
+    whole = "{full_val_loss:.4f}, {full_val_bits_per_byte:.4f} bits per byte".format(**lines[4])
+    assert f"whole validation split: loss {whole}" in output.out
     sample = output.out.split("sample:\n\n")[1]
     assert len(sample) == 501
     assert sample.count("jump") > 3

@@ -27,6 +27,7 @@ NAMESPACES = [
     "torch.optim.lr_scheduler",
     "torch.autograd",
     "torch.cuda",
+    "torch.utils.checkpoint",
 ]
 OWN = {  # what no list can hold, because PyTorch has no such name; the page tells of each
     "torch.Tensor": {"array", "node", "output"},

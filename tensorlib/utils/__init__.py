@@ -1,0 +1,3 @@
+"""`torch.utils`: so far `checkpoint` alone."""
+
+from . import checkpoint
