@@ -82,9 +82,10 @@ class Text:
             blank = blank and not block.strip()
             digest.update(block.encode())
             rest += block
-            end = last_word_end(rest, 0, len(rest))
-            yield rest[:end]
-            rest = rest[end:]
+            if len(rest) >= _BLOCK:  # a thousand small files need not be a thousand pieces
+                end = last_word_end(rest, 0, len(rest))
+                yield rest[:end]
+                rest = rest[end:]
         if blank:
             raise UserError(f"{self.name} is empty; --data needs a text to learn")
         if self._sha256 not in (None, digest.hexdigest()):
@@ -97,8 +98,8 @@ class Text:
         return "".join(self.pieces())
 
     def _blocks(self, doing: str) -> Iterator[str]:
-        shown = None if not self.is_small else True  # None: on a terminal only
-        with tqdm(total=self.size, desc=doing, unit="B", unit_scale=True, disable=shown) as bar:
+        hidden = True if self.is_small else None  # None: unless this is a terminal
+        with tqdm(total=self.size, desc=doing, unit="B", unit_scale=True, disable=hidden) as bar:
             for i, source in enumerate(self._sources):
                 if i:
                     yield "\n"  # so that a file never goes on in the line where another ended
