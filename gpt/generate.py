@@ -15,6 +15,7 @@ import numpy as np
 
 import tensorlib
 from gpt.config import Sampling, Stream, UserError
+from gpt.decode import decode
 from tensorlib import Tensor
 
 if TYPE_CHECKING:
@@ -37,20 +38,23 @@ def generate(
     """
     if idx.shape[1] == 0:
         raise ValueError("generate: idx holds no token to continue")
-    block_size = model.config.block_size
+    (B, T), block_size = idx.shape, model.config.block_size
     past = model.new_past() if use_cache else None
+    decodes = model.is_unchanged() and not tensorlib.is_autocast_enabled()
+    text = [idx]  # in pieces: the newest is all that the cache needs
     with model.evaluating():
         for step in range(max_new_tokens):
             with tensorlib.no_grad():  # not around the loop: our caller's code runs at the yield
-                if past is not None and idx.shape[1] <= block_size:
-                    logits, _ = model(idx[:, len(past[0]) :], past=past)
+                if past is None or T + step > block_size:
+                    text = [tensorlib.cat(text, dim=1)[:, -block_size:]]
+                    logits = model(text[0])[0][:, -1]
+                elif step and decodes:
+                    logits = Tensor(decode(model, text[-1].array[:, 0], past))
                 else:
-                    logits, _ = model(idx[:, -block_size:])
-            uniform = _uniform(seed, step, idx.shape[0])
-            tokens = draw(logits[:, -1].cpu().numpy(), uniform, sampling)  # (B,)
-            next_tokens = tensorlib.from_numpy(tokens[:, None]).to(idx.device)  # (B, 1)
-            yield next_tokens
-            idx = tensorlib.cat([idx[:, -block_size:], next_tokens], dim=1)
+                    logits = model(text[-1], past=past)[0][:, -1]
+            tokens = draw(logits.cpu().numpy(), _uniform(seed, step, B), sampling)  # (B,)
+            text.append(tensorlib.from_numpy(tokens[:, None]).to(idx.device))
+            yield text[-1]  # (B, 1)
 
 
 def generate_text(

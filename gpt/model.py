@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 import tensorlib
 from gpt.config import Activation, GPTConfig, Sampling
 from gpt.generate import generate
@@ -35,16 +37,19 @@ class KeyValues:
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append the keys and values (B, heads, T, C / heads) of T new positions, and return those
         of all."""
+        k, v = self.append(k.array, v.array)
+        return Tensor(k), Tensor(v)
+
+    def append(self, k: Any, v: Any) -> tuple[Any, Any]:
+        """`extend` of plain arrays."""
         B, heads, T, C = k.shape
         if self.k is None:
             shape = (B, heads, self.block_size, C)
-            self.k, self.v = (
-                tensorlib.empty(shape, dtype=k.dtype, device=k.device).array for _ in range(2)
-            )
+            self.k, self.v = np.empty_like(k, shape=shape), np.empty_like(v, shape=shape)
         start, self.length = self.length, self.length + T
-        self.k[:, :, start : self.length] = k.array
-        self.v[:, :, start : self.length] = v.array
-        return Tensor(self.k[:, :, : self.length]), Tensor(self.v[:, :, : self.length])
+        self.k[:, :, start : self.length] = k
+        self.v[:, :, start : self.length] = v
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]
 
 
 class CausalSelfAttention(nn.Module):
@@ -208,6 +213,11 @@ class GPT(nn.Module):
         pairs = 2 * self.config.n_layer * self.config.block_size * self.config.n_embd
         return 6 * (weights + pairs)
 
+    def is_unchanged(self) -> bool:
+        """Whether every part is of the class that it was built with, so that `decode` may stand in
+        for `forward`."""
+        return all(type(module) in _PARTS for module in self.modules())
+
     def new_past(self) -> list[KeyValues]:
         """What `forward` takes as `past` at the start of a text: nothing yet, for each block."""
         return [KeyValues(self.config.block_size) for _ in self.h]
@@ -222,3 +232,7 @@ class GPT(nn.Module):
         finally:
             for module, training in modes:
                 module.training = training
+
+
+_PARTS = {GPT, nn.Embedding, nn.ModuleList, Block, CausalSelfAttention, MLP, nn.LayerNorm}
+_PARTS |= {nn.Linear, nn.ReLU, nn.GELU, nn.Dropout}

@@ -54,7 +54,7 @@ def axis_of(x: Any, dim: int, extra: int = 0) -> int:
 
     A 0-d tensor has the dimensions 0 and -1, as in PyTorch.
     """
-    rank = max(x.ndim + extra, 1)
+    rank = x.ndim + extra or 1
     if not -rank <= dim < rank:
         raise IndexError(f"dim {dim} is out of range for shape {x.shape}: use {-rank}…{rank - 1}")
     return dim % rank

@@ -27,7 +27,7 @@ import numpy as np
 from .anomaly import detect_anomaly as detect_anomaly  # autograd's in PyTorch, too
 from .arrays import as_array, is_writable, unbroadcast
 from .device import device_of
-from .grad_mode import mode
+from .grad_mode import is_quiet, mode
 
 if TYPE_CHECKING:
     from .observer import Origin
@@ -125,7 +125,6 @@ def operation(
     if function is None:
         return functools.partial(operation, prepare=prepare)
     name = function.__name__.strip("_")
-    compute = np.errstate(all="ignore")(function)  # 1 / 0 is inf without a warning, as in PyTorch
 
     @functools.wraps(function)
     def run(*inputs: Any, **options: Any) -> Any:
@@ -143,7 +142,12 @@ def operation(
         if options:
             options = {k: _constant(name, k, x) for k, x in options.items()}
         try:
-            value, gradients = compute(*(prepare(*arrays) if prepare else arrays), **options)
+            if prepare is not None:
+                arrays = prepare(*arrays)
+            if is_quiet.get():  # inside another operation
+                value, gradients = function(*arrays, **options)
+            else:  # 1 / 0 is inf without a warning, as in PyTorch
+                value, gradients = mode.quiet.run(function, *arrays, **options)
         except (ValueError, TypeError) as error:
             if explained := _explained(error, name, arrays):
                 raise explained from error
@@ -151,12 +155,13 @@ def operation(
         many = type(value) is tuple
         node = None
         if gradients is not None and any(edges):
-            if not callable(gradients):  # what only an unwanted gradient refers to is freed here
+            if not (all(edges) or callable(gradients)):
+                # what only an unwanted gradient refers to is freed here
                 gradients = [f if e else None for e, f in zip(edges, gradients)]
             node = Node(name, edges, gradients, len(value) if many else 1)
         if many:
             return tuple(_tensor_type(v, node is not None, node, i) for i, v in enumerate(value))
-        return _tensor_type(value, node is not None, node)
+        return _tensor_type(value) if node is None else _tensor_type(value, True, node)
 
     return run
 
@@ -365,9 +370,9 @@ def _is_fresh(result: Any, arrived: list) -> bool:
     arrived, or a view of one."""
     if result.base is not None and not is_writable(result):
         return False  # a broadcast view: its elements share memory with each other
-    owner = owner_of(result)
+    owner = result if result.base is None else owner_of(result)
     for gradient in arrived:
-        if gradient is result or (gradient is not None and owner_of(gradient) is owner):
+        if gradient is owner or (gradient is not None and owner_of(gradient) is owner):
             return False
     return True
 

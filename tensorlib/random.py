@@ -303,14 +303,31 @@ def philox(seed, stream, step, draw, n, first=0, device="cpu"):
         return gpu_kernels().philox(seed, stream, step, draw, n, first)
     block, skipped = divmod(first, 4)
     before = ((step << 128) + (draw << 64) + block - 1) % 2**256  # NumPy counts up, then computes
-    key = np.array([seed, stream], dtype=np.uint64)
-    return np.random.Philox(key=key, counter=before).random_raw(skipped + n)[skipped:]
+    state = {
+        "counter": np.frombuffer(before.to_bytes(32, "little"), "<u8"),
+        "key": np.array([seed, stream], dtype=np.uint64),
+    }
+    _here.philox.state = {**_EMPTY, "state": state}
+    return _here.philox.random_raw(skipped + n)[skipped:]
+
+
+# The state of a Philox that has no words left over from before.
+_EMPTY = {
+    "bit_generator": "Philox",
+    "buffer": np.zeros(4, np.uint64),
+    "buffer_pos": 4,
+    "has_uint32": 0,
+    "uinteger": 0,
+}
 
 
 class _Here(threading.local):
     counter = None  # inside `counter`: (seed, stream, step)
     draw = 0  # the next one there
     rows = range(1)
+
+    def __init__(self):
+        self.philox = np.random.Philox(key=0)  # to set its state takes a third of making another
 
 
 _here = _Here()

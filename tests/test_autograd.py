@@ -549,6 +549,32 @@ def test_no_grad_is_per_thread():
     assert seen == {"inside": False, "outside": True, "fresh": True}
 
 
+@tensorlib.autograd.operation
+def exp_of_exp(x):  # an operation may call another
+    return tensorlib.exp(tensorlib.tensor(np.exp(x))).array, None
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_operations_do_not_warn_and_leave_numpys_settings_alone():
+    infinite = []
+
+    def overflow():
+        infinite.append(exp_of_exp(tensorlib.tensor([100.0])).item())
+
+    other = threading.Thread(target=overflow)
+    with np.errstate(over="raise"):
+        other.start()
+        overflow()
+        before = np.geterr()
+        with pytest.raises(RuntimeError):
+            tensorlib.ones(2, 3) + tensorlib.ones(2)
+        overflow()
+        assert np.geterr() == before
+        assert before["over"] == "raise"
+    other.join()
+    assert infinite == [float("inf")] * 3
+
+
 def test_threads_share_weights():
     """autograd.grad touches no `.grad`, so many threads can differentiate through one weight."""
     w = tensor(np.linspace(-1, 1, 32 * 32).reshape(32, 32), requires_grad=True)

@@ -19,7 +19,7 @@ def _sizes(sizes):
     """(2, 3) from either f(2, 3) or f((2, 3)); 0-d integer tensors count as numbers."""
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = sizes[0]
-    return tuple(int(n) for n in sizes)
+    return tuple(map(int, sizes))
 
 
 # ----------------------------------------------------------------------------------------- views
@@ -35,7 +35,7 @@ def reshape(x, *sizes):
 def view(x, *sizes):
     shape = x.shape
     y = x.reshape(_checked_sizes(x, _sizes(sizes)))
-    if x.size and not np.may_share_memory(x, y):
+    if x.size and not x.flags.c_contiguous and not np.may_share_memory(x, y):
         raise RuntimeError(
             f"view: shape {shape} with these strides cannot be seen as {y.shape} without a copy; "
             "use reshape"
@@ -44,6 +44,8 @@ def view(x, *sizes):
 
 
 def _checked_sizes(x, sizes):
+    if math.prod(sizes) == x.size:  # the usual case, decided quickly
+        return sizes
     known = math.prod(n for n in sizes if n != -1)
     fits = sizes.count(-1) <= 1 and (
         (known > 0 and x.size % known == 0) if -1 in sizes else known == x.size
@@ -69,20 +71,18 @@ def transpose(x, dim0, dim1):
     a, b = axis_of(x, dim0), axis_of(x, dim1)
     if x.ndim == 0:
         return x.view(), (lambda grad: grad,)
-    return np.swapaxes(x, a, b), (lambda grad: np.swapaxes(grad, a, b),)
+    return x.swapaxes(a, b), (lambda grad: grad.swapaxes(a, b),)
 
 
 @operation
 def permute(x, *dims):
-    order = tuple(axis_of(x, d) for d in _sizes(dims))
-    if sorted(order) != list(range(x.ndim)):
-        raise RuntimeError(f"permute: {order} is no order of the {x.ndim} dimensions of {x.shape}")
-    return np.transpose(x, order), (lambda grad: np.transpose(grad, _inverse(order)),)
+    order, rank = _sizes(dims), x.ndim
+    return x.transpose(order), (lambda grad: grad.transpose(_inverse(order, rank)),)
 
 
-def _inverse(order):
+def _inverse(order, rank):
     """The order of dimensions that undoes `order`."""
-    return tuple(sorted(range(len(order)), key=order.__getitem__))
+    return tuple(sorted(range(rank), key=lambda i: order[i] % rank))
 
 
 @operation
@@ -165,17 +165,17 @@ def unbind(input, dim=0):
 
 @operation
 def _unbind(x, axis):
-    slices = tuple(x[(slice(None),) * axis + (i, ...)] for i in range(x.shape[axis]))
-    shapes, shape, strides = [y.shape for y in slices], x.shape, x.strides
+    shape, strides = x.shape, x.strides
+    n, before = shape[axis], (slice(None),) * axis
 
     def grad_x(grads):
-        parts = _with_zeros(grads if len(shapes) > 1 else [grads], shapes)
+        parts = _with_zeros(grads if n > 1 else [grads], [shape[:axis] + shape[axis + 1 :]] * n)
         # Laid out as x is: where x was transposed, going back then needs no copy.
         order = sorted(range(len(shape)), key=lambda i: -strides[i])
         total = np.empty_like(parts[0], shape=tuple(shape[i] for i in order))
-        return np.stack(parts, axis=axis, out=np.transpose(total, _inverse(order)))
+        return np.stack(parts, axis=axis, out=total.transpose(_inverse(order, len(shape))))
 
-    return slices, (grad_x,)
+    return tuple([x[(*before, i, ...)] for i in range(n)]), (grad_x,)
 
 
 @operation(prepare=promote)

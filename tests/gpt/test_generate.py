@@ -6,6 +6,7 @@ import pytest
 import tensorlib
 from gpt import GPT, GPTConfig, UserError
 from gpt.config import Sampling
+from gpt.decode import decode
 from gpt.generate import Text, draw, generate, generate_text, generate_texts
 from gpt.tokenizer import CharTokenizer
 
@@ -49,7 +50,12 @@ def test_with_a_cache_only_new_tokens_are_computed(model, monkeypatch):
         lengths.append(idx.shape[1])
         return forward(idx, **options)
 
+    def counted_decode(*args):
+        lengths.append(1)
+        return decode(*args)
+
     monkeypatch.setattr(model, "forward", counted)
+    monkeypatch.setattr("gpt.generate.decode", counted_decode)
     tokens(model, [[1, 2, 3]], 16)
     assert lengths == [3] + 13 * [1] + 2 * [16]
 
