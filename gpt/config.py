@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import os
 import re
@@ -401,7 +402,7 @@ def _build(default: Any, record: Any, prefix: str) -> Any:
     if not isinstance(record, dict):
         what = f"{prefix[:-1]} is" if prefix else "a configuration is"
         raise UserError(f"{what} {{name: value, ...}}, not {reprlib.repr(record)}")
-    types = get_type_hints(type(default))
+    types = _types(type(default))
     values = {}
     for name, value in record.items():
         if name not in types:
@@ -411,6 +412,11 @@ def _build(default: Any, record: Any, prefix: str) -> Any:
         else:
             values[name] = _value(types[name], value, prefix + name)
     return dataclasses.replace(default, **values)
+
+
+@functools.cache
+def _types(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _value(kind: Any, value: Any, name: str) -> Any:

@@ -56,7 +56,7 @@ def _of_step(config: TrainConfig, device: str, rows: int) -> int:
     C, V, L, block = model.n_embd, model.vocab_size, model.n_layer, _of_block(model, device, rows)
     kept = L * N * C + block if config.checkpoint_activations else L * block
     # on the way back, in the head or in the last block's MLP
-    passing = 8 if model.activation == "relu" else 24
+    passing = {"relu": 8, "gelu_tanh": 24, "gelu": 42}[model.activation]
     return kept + max(2 * N * C + 2 * N * V, passing * N * C + N * V)
 
 
@@ -74,7 +74,8 @@ def _of_block(model: GPTConfig, device: str, rows: int) -> int:
 
 
 def _of_evaluation(model: GPTConfig, batch_size: int) -> int:
-    N, passing = batch_size * model.block_size, 11 if model.activation == "relu" else 27
+    N = batch_size * model.block_size
+    passing = {"relu": 11, "gelu_tanh": 27, "gelu": 45}[model.activation]
     return N * max(passing * model.n_embd, 2 * model.n_embd + 2 * model.vocab_size)
 
 

@@ -29,7 +29,7 @@ def pytest_addoption(parser):
     devices = ("cpu", "cuda", "cuda-emulated")
     parser.addoption("--device", choices=devices, default="cpu", help="where tensorlib computes")
     parser.addoption("--kernels", choices=("plain", "fused"), default="plain", help="on a GPU")
-    parser.addoption("--fuzz", type=int, default=2000, help="damaged inputs for each reader")
+    parser.addoption("--fuzz", type=int, default=800, help="damaged inputs for each reader")
 
 
 def pytest_configure(config):

@@ -133,7 +133,7 @@ def test_the_bits_of_a_model_that_knows_nothing(tmp_path, setting, capsys):
     first, last = reports(config.out)
     expected = pytest.approx(1 / 1.5, rel=1e-6)
     assert first["val_bits_per_byte"] == last["full_val_bits_per_byte"] == expected
-    assert told.endswith("val loss 0.6931 (0.6667 bits per byte)")
+    assert "val loss 0.6931 (0.6667 bits per byte)\n" in told
     assert "whole validation split: loss 0.6931, 0.6667 bits per byte" in capsys.readouterr().out
 
 

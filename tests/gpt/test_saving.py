@@ -109,7 +109,9 @@ def test_reports_are_mended(trainer):
         file.write(b'\0\0\0\n[1]\n{"step": 5, "a": 1}\n{"step": 10, "tr')
     assert [report["step"] for report in run.reports()] == [0, 5]
     run.rewind(10)
-    assert run.metrics.read_text() == '{"step": 0, "grad_norm": null}\n{"step": 5, "a": 1}\n'
+    first, second = run.metrics.read_text().splitlines()
+    assert json.loads(first)["grad_norm"] is None
+    assert json.loads(second) == {"step": 5, "a": 1}
 
 
 # -------------------------------------------------------------------------------- records
@@ -123,11 +125,11 @@ def test_reports_are_mended(trainer):
         ({"max_iters": True}, "max_iters is True"),
         ({"max_iters": 1.5}, "max_iters is 1.5"),
         ({"max_iters": 0}, "max_iters is 0"),
-        ({"learning_rate": 10**400}, "learning_rate cannot be"),
+        ({"learning_rate": 10**400}, "learning_rate is 1000"),
         ({"learning_rate": None}, "learning_rate is None"),
-        ({"preset": "big"}, "preset is 'big', but must be one of: auto, "),
+        ({"preset": "big"}, "preset is 'big', but must be one of auto, "),
         ({"data": 3}, "data is 3"),
-        ({"model": []}, "model is not a set"),
+        ({"model": []}, "model is {name: value, ...}, not"),
         ({"model": {"n_embd": [8]}}, r"n_embd is \[8\]"),
     ],
 )
