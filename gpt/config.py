@@ -152,6 +152,8 @@ class TrainConfig(RunConfig):
     """AdamW's, for matrices; vectors have none."""
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0: no limit."""
+    graph: bool = False
+    """On a GPU, with fused kernels: launch a step as one CUDA graph."""
     processes: Annotated[int | None, _default("one per core, if that is faster")] = None
     """CPU processes that share a batch; the weights' last bits depend on it."""
     model: GPTConfig = GPTConfig()

@@ -6,6 +6,7 @@ import dataclasses
 
 from gpt.checkpoint import Checkpoint
 from gpt.config import TrainConfig, UserError
+from gpt.cuda_graph import GraphUpdate
 from gpt.data import Corpus, load_text
 from gpt.run import Run
 from gpt.training import Trainer
@@ -27,6 +28,8 @@ def train(config: TrainConfig, device: str = "cpu") -> Run:
     trainer = Trainer(config, corpus, Run.create(config), device, share_work=True)
     if checkpoint is not None:
         trainer.resume(checkpoint)
+    if config.graph:
+        trainer.update = GraphUpdate(trainer)  # type: ignore[method-assign]
     print(trainer.describe(), flush=True)
     trainer.train()
     trainer.finish()
