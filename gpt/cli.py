@@ -133,11 +133,23 @@ def prepare_device(config: RunConfig | SampleConfig) -> str:
     device = find_device(config.device)
     if config.kernels == "fused" and device == "cpu":
         raise UserError("--kernels fused is for a GPU, this computes on the CPU: --kernels plain")
+    if isinstance(config, TrainConfig) and (config.processes or 1) > 1 and device != "cpu":
+        raise UserError("--processes is for a CPU, this computes on a GPU: leave it out")
     use_fused(config.kernels == "fused")
     if isinstance(config, RunConfig):
-        Precision(config.dtype, device)  # complains
+        dtype = Precision(config.dtype, device).dtype  # complains
+        if isinstance(config, TrainConfig) and config.graph:
+            _check_graph(config.kernels, dtype)
         set_float32_matmul_precision("high" if config.dtype == "tf32" else "highest")
     return device
+
+
+def _check_graph(kernels: str, dtype: str) -> None:
+    if kernels == "plain":
+        raise UserError("--graph is for our own kernels on a GPU: --kernels fused, or --no-graph")
+    # CuPy's products of float32 cannot be recorded; float16 looks at the gradients of each step
+    if dtype in ("float32", "float16"):
+        raise UserError(f"--graph is not for --dtype {dtype}: --dtype bfloat16 or tf32")
 
 
 def parse(

@@ -14,6 +14,7 @@ import os
 import re
 import reprlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -199,6 +200,8 @@ class TrainConfig(RunConfig):
     """AdamW's, for matrices; vectors have none."""
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0: no limit."""
+    graph: bool = False
+    """On a GPU, with fused kernels: launch a step as one CUDA graph."""
     processes: Annotated[int | None, _default("one per core, if that is faster")] = None
     """CPU processes that share a batch; the weights' last bits depend on it."""
     model: GPTConfig = GPTConfig()
@@ -414,9 +417,7 @@ def _build(default: Any, record: Any, prefix: str) -> Any:
     return dataclasses.replace(default, **values)
 
 
-@functools.cache
-def _types(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+_types: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
 
 
 def _value(kind: Any, value: Any, name: str) -> Any:

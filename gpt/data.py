@@ -200,7 +200,8 @@ class Batches:
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(B, T) tokens from random places, and the (B, T) tokens that follow each."""
         B, T = self.batch_size, self.block_size
-        words = tensorlib.random.philox(self.seed, self.stream, step, 0, B)
+        # drawn where the step is: in a CUDA graph it is on the device (`gpt.cuda_graph`)
+        words = tensorlib.random.philox(self.seed, self.stream, step, 0, B, device=device_of(step))
         starts = (words % np.uint64(len(self.tokens) - T)).astype(np.int64)  # (B,)
         starts = move(starts, device_of(self.tokens))  # all that a step copies to a GPU
         places = starts[:, None] + np.arange(T, like=starts)  # (B, T)

@@ -24,8 +24,7 @@ IN_A_ROW = 10  # so many steps skipped one after the other: this run is not goin
 class Guard:
     """Refuses gradients whose norm is not finite, or above `bound`: 100 times the median norm in
     the window of 100 steps before this one, and at least 100. In the first window all that is
-    finite passes. (In training, also with a learning rate that is far too high, a norm hardly ever
-    is above 10 times the median; what explodes passes 100 within a few steps.)
+    finite passes.
 
     A step never waits for a GPU: the norms stay there until the window is full, or someone asks.
     All it knows goes into the checkpoint.
@@ -35,13 +34,24 @@ class Guard:
         self.bound = float(np.finfo(np.float32).max)
         self.norms: list[Any] = []  # of the steps of this window, on the device
         self._before = (0, 0)  # `counts` when the window began
+        self._limit: Any = None  # the bound, where the norms are
 
     def refuses(self, norm: Tensor) -> Tensor:
         """Whether a gradient of this norm () must not be used: a bool (), where the norm is."""
-        if len(self.norms) == WINDOW:
-            self._begin_window()
+        self.make_room()
         self.norms.append(norm.array)
-        return Tensor(~(norm.array <= self.bound))  # nan is not below anything
+        if self._limit is None:
+            self._limit = np.full_like(norm.array, self.bound)
+        return Tensor(~(norm.array <= self._limit))  # nan is not below anything
+
+    def make_room(self) -> None:
+        """Begin the next window, if this one is full. Then it waits for a GPU."""
+        if len(self.norms) < WINDOW:
+            return
+        usual = np.median([norm for norm in self._known() if norm <= self.bound] or [LEAST])
+        bound = float(np.float32(FAR * max(usual, LEAST)))  # as a checkpoint keeps it
+        self._before, self.bound, self.norms = self.counts(), bound, []
+        self._limit[...] = bound  # the same array: a CUDA graph has its address
 
     def counts(self) -> tuple[int, int]:
         """How many steps were refused, in all and in the row that lasts. Waits for a GPU."""
@@ -79,11 +89,7 @@ class Guard:
             self._before = int(skipped), int(in_a_row)
             norms = tensors.get("guard.norms", np.empty(0)).tolist()
             self.norms = [tensorlib.tensor(norm, device=device).array for norm in norms]
-
-    def _begin_window(self) -> None:
-        usual = np.median([norm for norm in self._known() if norm <= self.bound] or [LEAST])
-        bound = float(np.float32(FAR * max(usual, LEAST)))  # as a checkpoint keeps it
-        self._before, self.bound, self.norms = self.counts(), bound, []
+            self._limit = tensorlib.tensor(self.bound, device=device).array
 
     def _known(self) -> list[float]:
         """The norms of this window, on the host."""

@@ -11,6 +11,7 @@ from typing import Any
 from gpt import memory
 from gpt.checkpoint import Checkpoint
 from gpt.config import TrainConfig, UserError
+from gpt.cuda_graph import GraphUpdate
 from gpt.data import Corpus, load_corpus
 from gpt.generate import encode_prompt
 from gpt.pretrained import Pretrained, load
@@ -48,6 +49,8 @@ def train(config: TrainConfig, device: str = "cpu") -> Run:
             trainer.resume(checkpoint)
         elif weights is not None:
             trainer.start_from(weights)
+        if config.graph:
+            trainer.update = GraphUpdate(trainer)  # type: ignore[method-assign]
         say(trainer.describe())
         trainer.train()
         trainer.finish()

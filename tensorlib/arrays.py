@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import device_of
+from .device import device_of, library
 
 DEFAULT_FLOAT = np.dtype("float32")
 _CATEGORY = {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2}  # bool < integer < floating ("V": bfloat16)
@@ -116,6 +116,18 @@ def promote(*operands: Any) -> Sequence[Any]:
     return [x.astype(dtype, copy=False) if hasattr(x, "dtype") else x for x in numbers]
 
 
+def promote_widening(x: Any, y: Any) -> Sequence[Any]:
+    """`promote` for an addition: 16-bit numbers on a GPU beside float32, as in a residual stream,
+    stay as they are, since CuPy's kernel widens them as it reads them."""
+    if type(x) is np.ndarray or type(y) is np.ndarray:  # the usual case, decided quickly
+        return promote(x, y)
+    if device_of(x) == device_of(y) == "cuda" and x.ndim and y.ndim:
+        wide, narrow = (x.dtype, y.dtype) if x.dtype == DEFAULT_FLOAT else (y.dtype, x.dtype)
+        if wide == DEFAULT_FLOAT and is_floating(narrow) and narrow.itemsize == 2:
+            return x, y
+    return promote(x, y)
+
+
 def promote_arrays(*operands: Any) -> list[Any]:
     """`promote` where numbers, too, shall become (NumPy's) scalars of the common type."""
     dtype = result_type(*operands)
@@ -150,6 +162,25 @@ def is_outside(index: Any, length: int) -> bool:
     if not index.size or device_of(index) != "cpu":
         return False
     return not 0 <= index.min() <= index.max() < length
+
+
+def already_stacked(arrays: Sequence[Any]) -> Any:
+    """What stacking the arrays along a new first dimension gives, without a copy, if they lie in
+    one array on a GPU at equal distances; else None."""
+    first = arrays[0]
+    if len(arrays) < 2 or device_of(first) == "cpu":
+        return None
+    kind = first.base, first.shape, first.strides, first.dtype
+    if first.base is None or any(
+        (x.base is not kind[0]) or (x.shape, x.strides, x.dtype) != kind[1:] for x in arrays
+    ):
+        return None
+    starts = [x.data.ptr for x in arrays]
+    distance = starts[1] - starts[0]
+    if starts != [starts[0] + i * distance for i in range(len(starts))]:
+        return None
+    as_strided = library("cuda").lib.stride_tricks.as_strided
+    return as_strided(first, (len(arrays), *first.shape), (distance, *first.strides))
 
 
 def peak(x: Any, axes: int | tuple[int, ...]) -> Any:

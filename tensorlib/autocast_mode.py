@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .autograd import last_written, owner_of
 from .device import canonical
 
 _FLOAT32 = np.dtype("float32")
@@ -24,6 +25,9 @@ _FLOAT32 = np.dtype("float32")
 
 class _Mode(threading.local):
     dtype: Any = None  # the 16-bit type of the innermost autocast, None where there is none
+    # of the weights that were cast in it, by id and dtype: the array, when it was last written
+    # before, and what came of it
+    cast: dict[tuple[int, Any], tuple[Any, int, Any]] | None = None
 
 
 _mode = _Mode()
@@ -50,11 +54,12 @@ class autocast(ContextDecorator):  # noqa: N801
         self._before: list[Any] = []
 
     def __enter__(self) -> None:
-        self._before.append(_mode.dtype)
+        self._before.append((_mode.dtype, _mode.cast))
         _mode.dtype = self._dtype
+        _mode.cast = {} if _mode.cast is None else _mode.cast  # the outermost one keeps the weights
 
     def __exit__(self, *_exception: Any) -> None:
-        _mode.dtype = self._before.pop()
+        _mode.dtype, _mode.cast = self._before.pop()
 
 
 def is_autocast_enabled() -> bool:
@@ -72,6 +77,29 @@ def lowered(*arrays: Any) -> tuple[Any, ...]:
     if _mode.dtype is None:
         return arrays
     return tuple(x.astype(_mode.dtype, copy=False) if _concerns(x) else x for x in arrays)
+
+
+def lowered_weights(*weights: Any) -> tuple[Any, ...]:
+    """As `lowered`, for arrays that are used again and again: they are cast once in an autocast, as
+    in PyTorch, and those that are parts of one vector (`vector_to_parameters`) all at once."""
+    if _mode.dtype is None:
+        return weights
+    return tuple(_cast_once(w) if _concerns(w) else w for w in weights)
+
+
+def _cast_once(weight: Any) -> Any:
+    whole = owner_of(weight)
+    if whole.ndim != 1 or whole.dtype != weight.dtype or not weight.flags.c_contiguous:
+        whole = weight
+    assert _mode.cast is not None
+    key, moment = (id(whole), _mode.dtype), last_written(whole)
+    found = _mode.cast.get(key)
+    if found is None or found[1] != moment:
+        found = _mode.cast[key] = whole, moment, whole.astype(_mode.dtype, copy=False)
+    if whole is weight:
+        return found[2]
+    start = (weight.data.ptr - whole.data.ptr) // weight.itemsize
+    return found[2][start : start + weight.size].reshape(weight.shape)
 
 
 def in_float32(function: Callable) -> Callable:

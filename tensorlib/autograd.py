@@ -444,6 +444,11 @@ def mark_written(array: Any) -> None:
     _writes[id(owner_of(array))] = _last_write = next(_clock)
 
 
+def last_written(array: Any) -> int:
+    """When the memory of `array` was last changed in place, on the tape's clock; 0 for never."""
+    return _writes.get(id(owner_of(array)), 0)
+
+
 def _check_usable(node: Node) -> None:
     if node.gradients is None:
         raise RuntimeError(
@@ -452,7 +457,7 @@ def _check_usable(node: Node) -> None:
         )
     if _last_write > node.number:
         for array in saved_arrays(node.gradients):
-            if _writes.get(id(owner_of(array)), 0) > node.number:
+            if last_written(array) > node.number:
                 raise RuntimeError(
                     f"backward of {node}: an array of shape {array.shape} that it needs was "
                     "changed in place after it was used; change a copy (x.clone()) instead"

@@ -98,9 +98,13 @@ def compute_capability() -> int:
     return int(_cupy().cuda.Device().compute_capability)
 
 
+class GPUMemoryError(MemoryError):
+    """There is not enough memory on the GPU, which another library than CuPy asked for."""
+
+
 def out_of_memory(error: MemoryError) -> str:
     """What is to be said of a MemoryError: on a GPU how much was asked for, how much is free."""
-    if not type(error).__module__.startswith("cupy"):
+    if not isinstance(error, GPUMemoryError) and not type(error).__module__.startswith("cupy"):
         return "out of memory"
     asked = re.search(r"\d[\d,]*", str(error))  # "Out of memory allocating 1,024 bytes (…)"
     size = f"{int(asked[0].replace(',', '')) / 1e9:.2f} GB more" if asked else "more"

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .device import device_of
 from .kernels import gpu_kernels
 
 # --- A state that advances ------------------------------------------------------------------------
@@ -293,8 +294,11 @@ def philox(seed, stream, step, draw, n, first=0, device="cpu"):
     Philox4x64-10 (Salmon, Moraes, Dror & Shaw 2011): ten rounds of multiplying and mixing turn a
     256-bit counter into 256 random bits. The key is (seed, stream), and word i is number i % 4 of
     the counter (i // 4, draw, step, 0), so no two draws ever share a counter. Safe in threads.
+    With the fused kernels, step may be an array of one uint64 on a GPU: the words are made there.
     ValueError unless seed, stream, step and draw are in [0, 2**64).
     """
+    if device_of(step) != "cpu":
+        return gpu_kernels().philox(seed, stream, step, draw, n, first)
     words = [operator.index(word) for word in (seed, stream, step, draw)]
     if min(words) < 0 or max(words) >= 2**64:
         raise ValueError(f"philox: expected (seed, stream, step, draw) in [0, 2**64), got {words}")

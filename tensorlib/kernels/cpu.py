@@ -146,17 +146,22 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
 
 
 def linear_backward(
-    dy: Array, x: Array, weight: Array, needed: list[bool], dtype: Any = None
+    dy: Array,
+    x: Array,
+    weight: Array,
+    needed: list[bool],
+    x_dtype: Any = None,
+    weight_dtype: Any = None,
 ) -> tuple[Array | None, Array | None, Array | None]:
     """dx = dy W, dW = dyᵀ x, db = Σ dy over the rows; None for what is not `needed`.
 
-    dtype: what a GPU may keep dW in, where its operands are in 16 bits.
+    x_dtype: what a GPU may keep dx in, where the operands are in 16 bits; weight_dtype: dW and db.
     """
     rows = math.prod(x.shape[:-1])
     dy = dy.reshape(rows, dy.shape[-1])
     return (
-        product(dy, weight).reshape(x.shape) if needed[0] else None,
-        product(dy.T, x.reshape(rows, x.shape[-1]), dtype=dtype) if needed[1] else None,
+        product(dy, weight, dtype=x_dtype).reshape(x.shape) if needed[0] else None,
+        product(dy.T, x.reshape(rows, x.shape[-1]), dtype=weight_dtype) if needed[1] else None,
         sum_rows(dy) if needed[2] else None,
     )
 
@@ -373,23 +378,27 @@ def attention(
     mask: Array | None,
     causal: bool,
     scale: float,
-    bits: Array | None,
+    draw: Any,
     threshold: int,
 ) -> tuple[Array, Any]:
     """y = dropout(softmax(q kᵀ · scale + mask)) v.
 
     q (…, L, E), k (…, S, E), v (…, S, D); y (…, L, D). mask: bool (True: may be attended to) or
-    added, broadcast to (…, L, S). causal: position i sees the positions up to i. bits: 16-bit
-    integers (…, L, S) for dropout, or None. A position that may see nothing yields 0.
+    added, broadcast to (…, L, S). causal: position i sees the positions up to i. draw: with a
+    threshold, the `random.Draw` of 16-bit integers (…, L, S) for dropout, else None. A position
+    that may see nothing yields 0.
     Returns y, and for backward of each part, of each block of rows, the attention weights before
     dropout and which of them were kept. In 16 bits on a GPU it is `half_attention`.
     Vaswani et al., Attention Is All You Need (2017).
     """
-    if q.dtype.itemsize == 2 and device_of(q) != "cpu":
-        return half_attention.attention(q, k, v, mask, causal, scale, bits, threshold)
-    lead = q.shape[:-2]
+    lead, bits = q.shape[:-2], None
     if not lead == k.shape[:-2] == v.shape[:-2]:
         lead = np.broadcast_shapes(lead, k.shape[:-2], v.shape[:-2])
+    if threshold:
+        shape = (*lead, q.shape[-2], k.shape[-2])
+        bits = draw.bits(math.prod(shape), device_of(q)).reshape(shape)
+    if q.dtype.itemsize == 2 and device_of(q) != "cpu":
+        return half_attention.attention(q, k, v, mask, causal, scale, bits, threshold)
     y = _laid_out_as(q, (*lead, q.shape[-2], v.shape[-1]))
     saved = []
     for i in _parts(q, k, v, mask):

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import CuPyError, library
+from ..device import CuPyError, GPUMemoryError, library
 
 Array = Any
 
@@ -32,6 +32,7 @@ _TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}  # cudaDataType: CUDA_R_32
 _COMPUTE_32F, _COMPUTE_32F_FAST_TF32 = 68, 77  # cublasComputeType_t: both add up in float32
 _AS_IT_IS, _TRANSPOSED = 0, 1  # cublasOperation_t
 _ANY_ALGORITHM = -1
+_ALLOC_FAILED = 3  # cublasStatus_t
 _ZERO, _ONE = ctypes.c_float(0), ctypes.c_float(1)
 _WORKSPACE = 32 * 2**20  # bytes: what NVIDIA advises for Hopper
 
@@ -86,7 +87,8 @@ def matmul(
     out: where the result goes, (…, m, n), its rows contiguous; otherwise it is allocated.
     accumulate: add the product to `out` instead.
     dtype: of the result that is allocated: that of a and b (the default), or float32.
-    TypeError or ValueError if dtypes or shapes do not fit. RuntimeError if cuBLAS fails.
+    TypeError or ValueError if dtypes or shapes do not fit. RuntimeError if cuBLAS fails,
+    MemoryError if it is for want of memory.
     """
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise ValueError(f"matmul: {a.shape} and {b.shape} are no (…, m, k) and (…, k, n)")
@@ -214,6 +216,8 @@ _workspaces: list[Array] = []  # as long as the handles
 
 def _call(name: str, *args: Any) -> None:
     if status := getattr(_cublas(), name)(*args):
+        if status == _ALLOC_FAILED:
+            raise GPUMemoryError(f"{name} had not enough")
         raise RuntimeError(f"{name} failed with cublasStatus_t {status}")
 
 

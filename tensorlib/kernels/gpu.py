@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..device import library
+from .compiling import compiled, on_device, place
 from .cublas import product
 from .gpu_attention import (  # noqa: F401  (kernels of this module, too)
     attention,
@@ -25,9 +25,10 @@ from .gpu_attention import (  # noqa: F401  (kernels of this module, too)
 
 Array = Any
 
-_SOURCES = Path(__file__).with_name("cuda")
 _SCALARS = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 _THREADS = 256  # of a block
+_FEW = 2**24  # comparisons of an index with a row, made once for each 32 columns
+_PARTS = np.dtype([("at", np.uint64, 250), ("end", np.int64, 250)])  # as optimizer.cu has it
 
 # ------------------------------------------------------------------------- compiling and launching
 
@@ -37,11 +38,7 @@ def _module(name: str, dtype: str) -> Any:
     """`cuda/<name>.cu`, compiled for arrays of this dtype."""
     if dtype not in _SCALARS:
         raise RuntimeError(f"the fused kernels compute in {', '.join(_SCALARS)}, not in {dtype}")
-    # CuPy keeps what it has compiled and knows it by its source, of which an include is no part.
-    code = (_SOURCES / f"{name}.cu").read_text()
-    code = code.replace('#include "common.cuh"', (_SOURCES / "common.cuh").read_text())
-    options = ("--std=c++17", f"-Dscalar={_SCALARS[dtype]}")
-    return library("cuda").RawModule(code=code, options=options)
+    return compiled(name, f"-Dscalar={_SCALARS[dtype]}")
 
 
 @functools.cache
@@ -71,16 +68,6 @@ def _by_rows(kernel: str, dtype: np.dtype, rows: int, columns: int, *args: Any) 
     team = 32 if columns <= 1024 else _THREADS
     teams = _THREADS // team
     _launch(kernel, dtype, (-(-rows // teams),), (team, teams), *args, rows, columns)
-
-
-def _on_device(number: Any, dtype: Any) -> Array:
-    """A number as an array of one element; one that is on the device as it is."""
-    return _scalar(number, dtype) if isinstance(number, int | float) else number
-
-
-@functools.lru_cache(maxsize=8)  # a step's numbers are the same for all who ask
-def _scalar(number: float, dtype: Any) -> Array:
-    return library("cuda").full(1, number, dtype)
 
 
 def _empty(shape: Any, dtype: Any) -> Array:
@@ -201,14 +188,19 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
 
 
 def linear_backward(
-    dy: Array, x: Array, weight: Array, needed: list[bool], dtype: Any = None
+    dy: Array,
+    x: Array,
+    weight: Array,
+    needed: list[bool],
+    x_dtype: Any = None,
+    weight_dtype: Any = None,
 ) -> tuple[Array | None, Array | None, Array | None]:
     rows = math.prod(x.shape[:-1])
     dy = dy.reshape(rows, dy.shape[-1])
     return (
-        product(dy, weight).reshape(x.shape) if needed[0] else None,
-        product(dy.T, x.reshape(rows, x.shape[-1]), dtype=dtype) if needed[1] else None,
-        _column_sums(dy)[0] if needed[2] else None,
+        product(dy, weight, dtype=x_dtype).reshape(x.shape) if needed[0] else None,
+        product(dy.T, x.reshape(rows, x.shape[-1]), dtype=weight_dtype) if needed[1] else None,
+        _column_sums(dy, dtype=weight_dtype)[0] if needed[2] else None,
     )
 
 
@@ -222,10 +214,17 @@ def embedding(index: Array, weight: Array) -> Array:
 
 
 def embedding_backward(dy: Array, index: Array, rows: int) -> Array:
-    """The positions are sorted by their index, and each run is summed in order: no atomics."""
+    """No atomics: for each of few rows, all indices are looked through in order. Of many rows the
+    positions are sorted by their index first, and each run is summed."""
     xp = library("cuda")
     index, columns = index.reshape(-1), dy.shape[-1]
     (dy,) = _contiguous(dy)
+    if rows * index.size <= _FEW:
+        (index,) = _contiguous(index.astype(np.int64, copy=False))
+        dw = _empty((rows, columns), dy.dtype)
+        args = dy, index, dw, index.size, columns
+        _launch("columns.sum_where", dy.dtype, (rows, -(-columns // 32)), (32, 8), *args)
+        return dw
     order = xp.argsort(index, kind="stable").astype(np.int64, copy=False)
     ends = xp.arange(rows + 1, dtype=index.dtype)
     starts = xp.searchsorted(index[order], ends).astype(np.int64, copy=False)
@@ -291,21 +290,26 @@ def _norm_backward(
     return dx, dw, db if needed[2] else None
 
 
-def _column_sums(x: Array, z: Array | None = None) -> list[Array]:
-    """Σ x over the rows of x (N, C), and Σ x · z if there is a z: (C,) each."""
+def _column_sums(x: Array, z: Array | None = None, dtype: Any = None) -> list[Array]:
+    """Σ x over the rows of x (N, C), and Σ x · z if there is a z: (C,) each, in x's dtype (the
+    default) or float32."""
     sums = 1 if z is None else 2
     x, z = _contiguous(x, x if z is None else z)
     rows, columns = x.shape
-    blocks = max(1, min(64, rows // 32))
+    blocks, strips = max(1, min(64, rows // 32)), -(-columns // 32)
     partial = _empty((sums, blocks, columns), np.float32)
-    totals = _empty((sums, columns), x.dtype)
-    grid, args = (-(-columns // 32), blocks), (x, z, partial, sums, rows, columns)
-    _launch("columns.column_sums", x.dtype, grid, (32, 8), *args)
-    grid = -(-columns // _THREADS), sums
-    _launch(
-        "columns.add_partial_sums", x.dtype, grid, (_THREADS,), partial, totals, blocks, columns
-    )
+    totals = _empty((sums, columns), x.dtype if dtype is None else dtype)
+    memory, wide = (x, z, partial, _counters(strips), totals), totals.dtype == np.float32
+    grid, sizes = (strips, blocks), (sums, rows, columns)
+    _launch("columns.column_sums", x.dtype, grid, (32, 8), *memory, wide, *sizes)
     return [totals[i] for i in range(sums)]
+
+
+@functools.cache
+def _counters(n: int) -> Array:
+    """Zeros for blocks to count themselves with; they leave zeros behind. All launches share them:
+    on one stream, one follows the other."""
+    return library("cuda").zeros(n, np.uint32)
 
 
 # ------------------------------------------------------------------------------------------ dropout
@@ -315,10 +319,8 @@ def dropout(x: Array, draw: Any, threshold: int) -> tuple[Array, Array]:
     """The kernel makes the integers of `draw` itself, whose step may be an array as in `philox`."""
     (x,) = _contiguous(x)
     y, keep = _empty(x.shape, x.dtype), _empty(x.shape, np.bool_)
-    seed, stream, step, number, first = draw
-    place = np.uint64(seed), np.uint64(stream), _on_device(step, np.uint64), np.uint64(number)
-    threads = -(-(first % 16 + x.size) // 16)
-    args = x, y, keep, threshold, _keep_scale(threshold), *place, np.int64(first), np.int64(x.size)
+    threads = -(-(draw[4] % 16 + x.size) // 16)  # a thread takes 16 integers, from first / 16 on
+    args = x, y, keep, threshold, _keep_scale(threshold), *place(draw), np.int64(x.size)
     _launch("elementwise.dropout", x.dtype, (-(-threads // _THREADS),), (_THREADS,), *args)
     return y, keep
 
@@ -341,11 +343,10 @@ def philox(seed: int, stream: int, step: int | Array, draw: int, n: int, first: 
     step may be an array of one uint64, so that a captured launch can be repeated with another.
     """
     block, skipped = divmod(first, 4)
-    step = _on_device(step, np.uint64)
     words = _empty(skipped + n, np.uint64)
-    place = np.uint64(seed), np.uint64(stream), step, np.uint64(draw), np.uint64(block)
+    args = words, *place((seed, stream, step, draw, block)), np.int64(words.size)
     grid, dtype = (-(-words.size // (4 * _THREADS)),), np.dtype(np.float32)
-    _launch("elementwise.philox", dtype, grid, (_THREADS,), words, *place, np.int64(words.size))
+    _launch("elementwise.philox", dtype, grid, (_THREADS,), *args)
     return words[skipped:]
 
 
@@ -394,8 +395,8 @@ def adam(
     """p, m and v must be contiguous: they are written. step (int32), lr (float32) and skip (bool)
     may be arrays of one element, so that a captured launch can be repeated with others."""
     (g,) = _contiguous(g)
-    step, lr = _on_device(step, np.int32), _on_device(lr, np.float32)
-    skip = _on_device(False, np.bool_) if skip is None else skip.astype(np.bool_, copy=False)
+    step, lr = on_device(step, np.int32), on_device(lr, np.float32)
+    skip = on_device(False, np.bool_) if skip is None else skip.astype(np.bool_, copy=False)
     logarithms = [math.log(beta) if beta else -math.inf for beta in betas]
     settings = *betas, 1 - betas[0], 1 - betas[1], *logarithms, eps, weight_decay
     numbers = map(float, settings)
@@ -403,15 +404,16 @@ def adam(
 
 
 def join(arrays: list[Array], out: Array) -> None:
-    """The arrays in groups of eight, a launch each."""
-    arrays, start = _contiguous(*arrays), 0
-    for i in range(0, len(arrays), 8):
-        group = arrays[i : i + 8]
+    """A launch for 250 arrays, which is as many pointers as a kernel takes."""
+    arrays, most, start = _contiguous(*arrays), _PARTS["at"].shape[0], 0
+    for i in range(0, len(arrays), most):
+        group = arrays[i : i + most]
         ends = list(itertools.accumulate(x.size for x in group))
+        parts = np.zeros((), _PARTS)  # which CuPy passes by value
+        parts["at"][: len(group)] = [x.data.ptr for x in group]
+        parts["end"][: len(group)] = ends
         y = out[start : start + ends[-1]]
-        empty = 8 - len(group)
-        pointers, ends = group + empty * [y], ends + empty * ends[-1:]
-        _each("optimizer.join", y.dtype, y.size, *pointers, *map(np.int64, ends), y)
+        _each("optimizer.join", y.dtype, y.size, parts, len(group), y)
         start += y.size
 
 

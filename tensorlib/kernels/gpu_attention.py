@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import functools
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..device import compute_capability, library
 from . import cpu
+from .compiling import compiled, place
 
 Array = Any
 
 _BLOCK = 64  # rows that a block of threads works on, as in attention.cu
-_TILE_ROWS = {  # that it keeps in shared memory
-    "attention_forward": 2 * 2 * 64,
-    "attention_backward_queries": 3 * _BLOCK,
-    "attention_backward_keys": 2 * _BLOCK + 2 * 2 * 32,
+_SHARED = {  # what it keeps in shared memory: rows of tiles, and integers of dropout
+    "attention_forward": (2 * 2 * 64, _BLOCK * (64 + 8)),
+    "attention_backward_queries": (3 * _BLOCK, _BLOCK * (32 + 8)),
+    "attention_backward_keys": (2 * _BLOCK + 2 * 2 * 32, 4 * 32 * (16 + 8)),
 }
 _SCALARS = {"float16": "__half", "bfloat16": "__nv_bfloat16"}
-_SOURCES = Path(__file__).with_name("cuda")
 
 
 class _Plain(NamedTuple):
@@ -42,7 +41,7 @@ def attention(
     mask: Array | None,
     causal: bool,
     scale: float,
-    bits: Array | None,
+    draw: Any,
     threshold: int,
 ) -> tuple[Array, Any]:
     """y = dropout(softmax(q kᵀ · scale + mask)) v, as `cpu.attention`; y has the dtype of q.
@@ -50,11 +49,12 @@ def attention(
     q, k and v may have any strides: they are not copied if a row of a head (the last dimension) is
     contiguous and begins at a multiple of 16 bytes. In memory, y has the heads of a position side
     by side, (…, L, heads, D), as the next layer wants it.
-    Returns y, and for backward y, the logarithm of each row's sum of exponentials, and the bits.
+    The integers of `draw` are made in the kernels, whose step may be an array as in `gpu.philox`.
+    Returns y, and for backward y, the logarithm of each row's sum of exponentials, and the draw.
     Dao, FlashAttention-2 (2023).
     """
     if mask is not None or not _flash(q, k, v, scale):
-        y, weights = cpu.attention(q, k, v, mask, causal, scale, bits, threshold)
+        y, weights = cpu.attention(q, k, v, mask, causal, scale, draw, threshold)
         return y, _Plain(weights)
     lead = q.shape[:-2]
     if not lead == k.shape[:-2] == v.shape[:-2]:
@@ -64,31 +64,39 @@ def attention(
     xp = library("cuda")
     y = xp.empty((B, L, H, D), q.dtype)
     lse = xp.empty((B * H, -(-L // _BLOCK) * _BLOCK), np.float32)
-    bits = None if bits is None else xp.ascontiguousarray(bits)
     inputs = [*_strided(q), *_strided(k), *_strided(v)]
-    problem = _problem(q, k, causal, scale, bits, threshold, lse)
+    problem = _problem(q, k, causal, scale, draw, threshold, lse)
     _launch("attention_forward", q, L, (*inputs, y, lse, *problem))
-    return y.swapaxes(1, 2).reshape(*lead, L, D), (y, lse, bits)
+    return y.swapaxes(1, 2).reshape(*lead, L, D), (y, lse, draw)
 
 
 def attention_backward(
     dy: Array, q: Array, k: Array, v: Array, saved: Any, causal: bool, scale: float, threshold: int
 ) -> tuple[Array, Array, Array, Array | None]:
-    """The gradients of q, k, v and of a mask that was added, as `cpu.attention_backward`."""
+    """The gradients of q, k, v and of a mask that was added, as `cpu.attention_backward`.
+
+    Where q, k and v have one shape, their gradients lie side by side as (…, L, 3, heads, D), as the
+    layer that made all three in one product wants them.
+    """
     if isinstance(saved, _Plain):
         return cpu.attention_backward(dy, q, k, v, saved.weights, causal, scale, threshold)
     lead = dy.shape[:-2]
     dy, q, k, v = (_heads(x, lead) for x in (dy, q, k, v))
     (B, H, L, D), S = q.shape, k.shape[2]
-    y, lse, bits = saved
+    y, lse, draw = saved
     xp = library("cuda")
-    dq, dk, dv = (xp.empty((B, n, H, D), q.dtype) for n in (L, S, S))
+    if L == S:
+        together = xp.empty((B, L, 3, H, D), q.dtype)
+        dq, dk, dv = (together[:, :, i] for i in range(3))
+    else:
+        dq, dk, dv = (xp.empty((B, n, H, D), q.dtype) for n in (L, S, S))
+    position = np.int64(dq.strides[1] // dq.itemsize)  # from one to the next
     delta = xp.empty_like(lse)
     inputs = [*_strided(q), *_strided(k), *_strided(v), *_strided(dy)]
-    problem = _problem(q, k, causal, scale, bits, threshold, lse)
+    problem = position, *_problem(q, k, causal, scale, draw, threshold, lse)
     # The first computes the delta of each query, too, which the second needs.
-    _launch("attention_backward_queries", q, L, (*inputs, y, lse, delta, dq, *problem))
-    _launch("attention_backward_keys", q, S, (*inputs, lse, delta, dk, dv, *problem))
+    _launch("attention_backward_queries", q, L, (*inputs, y, lse, delta, dq.data, *problem))
+    _launch("attention_backward_keys", q, S, (*inputs, lse, delta, dk.data, dv.data, *problem))
     dq, dk, dv = (x.swapaxes(1, 2).reshape(*lead, x.shape[1], D) for x in (dq, dk, dv))
     return dq, dk, dv, None
 
@@ -137,14 +145,14 @@ def _strided(x: Array) -> tuple:
 
 
 def _problem(
-    q: Array, k: Array, causal: bool, scale: float, bits: Array | None, threshold: int, lse: Array
+    q: Array, k: Array, causal: bool, scale: float, draw: Any, threshold: int, lse: Array
 ) -> tuple:
     """What all three kernels take at the end: sizes, scale, dropout."""
     sizes = q.shape[1], q.shape[2], k.shape[2], causal
-    if bits is None:
-        bits, threshold = lse, 0  # a pointer that is not read
+    if not threshold:
+        draw = 0, 0, lse, 0, 0  # of which nothing is read
     keep_scale = 65536 / (65536 - threshold) if threshold < 65536 else 0
-    dropout = bits, np.int32(threshold), np.float32(keep_scale)
+    dropout = np.int32(threshold), np.float32(keep_scale), *place(draw)
     return *map(np.int32, sizes), np.float32(scale), *dropout
 
 
@@ -159,15 +167,12 @@ def _launch(name: str, q: Array, rows: int, args: tuple) -> None:
 def _kernel(name: str, dtype: str, size: int) -> tuple[Any, int]:
     """A kernel for a dtype and head size, and the bytes of shared memory that it needs."""
     kernel = _module(dtype, size).get_function(name)
-    shared = _TILE_ROWS[name] * (size + 8) * 2
+    rows, integers = _SHARED[name]
+    shared = (rows * (size + 8) + integers) * 2
     kernel.max_dynamic_shared_size_bytes = shared
     return kernel, shared
 
 
 @functools.cache
 def _module(dtype: str, size: int) -> Any:
-    # CuPy finds what it has compiled by the source, not by what that includes: so include it here.
-    code = (_SOURCES / "attention.cu").read_text()
-    code = code.replace('#include "mma.cuh"', (_SOURCES / "mma.cuh").read_text())
-    options = ("--std=c++17", f"-Dscalar={_SCALARS[dtype]}", f"-DHS={size}")
-    return library("cuda").RawModule(code=code, options=options)
+    return compiled("attention", f"-Dscalar={_SCALARS[dtype]}", f"-DHS={size}")

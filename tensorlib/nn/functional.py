@@ -13,9 +13,8 @@ import numpy as np
 
 from .. import ops, random
 from ..arrays import is_outside, promote, require_floating
-from ..autocast_mode import in_float32, lowered
+from ..autocast_mode import in_float32, lowered, lowered_weights
 from ..autograd import operation
-from ..device import device_of
 from ..kernels import kernels
 from ..ops import log_softmax, relu, sigmoid, softmax, tanh
 from ..tensor import Tensor
@@ -66,11 +65,11 @@ def masked_softmax(input: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
 
 @operation
 def _linear(x, weight, bias):
-    dtype = weight.dtype  # of the master weight, and of its gradient
-    x, weight, bias = lowered(x, weight, bias)
+    dtypes = x.dtype, weight.dtype  # as they came, and as their gradients leave
+    (x,), (weight, bias) = lowered(x), lowered_weights(weight, bias)
     require_floating("linear", x, weight, bias)
     return kernels(x).linear(x, weight, bias), (
-        lambda grad, needed: kernels(grad).linear_backward(grad, x, weight, needed, dtype)
+        lambda grad, needed: kernels(grad).linear_backward(grad, x, weight, needed, *dtypes)
     )
 
 
@@ -365,11 +364,11 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 def _attention(q, k, v, mask, causal, scale, threshold):
     q, k, v = lowered(q, k, v)
     require_floating("scaled_dot_product_attention", q, k, v)
-    bits = None
+    draw = None
     if threshold:
-        shape = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2]), q.shape[-2], k.shape[-2])
-        bits = random.dropout_bits(math.prod(shape), device_of(q)).reshape(shape)
-    y, saved = kernels(q).attention(q, k, v, mask, causal, scale, bits, threshold)
+        lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+        draw = random.dropout_draw(math.prod(lead) * q.shape[-2] * k.shape[-2])
+    y, saved = kernels(q).attention(q, k, v, mask, causal, scale, draw, threshold)
 
     def gradients(grad, needed):
         return kernels(grad).attention_backward(grad, q, k, v, saved, causal, scale, threshold)

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from ..arrays import promote, promote_arrays, promote_to_float
+from ..arrays import promote, promote_arrays, promote_to_float, promote_widening
 from ..autocast_mode import in_float32
 from ..autograd import operation
 from ..kernels import kernels
@@ -21,7 +21,7 @@ floating = partial(operation, prepare=promote_to_float)  # and integers become f
 # ----------------------------------------------------------------------------------- arithmetic
 
 
-@elementwise
+@operation(prepare=promote_widening)
 def add(x, y):
     return x + y, (lambda grad: grad, lambda grad: grad)
 
@@ -183,7 +183,8 @@ def _at_most(x, high):
 
 @operation(prepare=lambda condition, x, y: (condition, *promote_arrays(x, y)))
 def where(condition, x, y):
-    return np.where(condition, x, y), (
+    y = np.where(condition, x, y).astype(x.dtype, copy=False)  # CuPy's makes float32 of bfloat16
+    return y, (
         None,
         lambda grad: np.where(condition, grad, 0),
         lambda grad: np.where(condition, 0, grad),
@@ -196,7 +197,8 @@ def masked_fill(x, mask, value):
         raise RuntimeError(f"masked_fill: the mask must be bool, not {mask.dtype}")
     if x.dtype.kind == "i" and not np.iinfo(x.dtype).min <= value <= np.iinfo(x.dtype).max:
         raise RuntimeError(f"masked_fill: {value} has no place in {x.dtype}")
-    return np.where(mask, _as_number(value, x.dtype), x), (
+    filled = np.where(mask, _as_number(value, x.dtype), x)
+    return filled.astype(x.dtype, copy=False), (  # as in `where`
         lambda grad: np.where(mask, 0, grad),
         None,
         lambda grad: np.where(mask, grad, 0),

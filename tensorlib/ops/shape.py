@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from ..arrays import axis_of, is_floating, promote
+from ..arrays import already_stacked, axis_of, is_floating, promote
 from ..autograd import TensorBase, operation
 from ..device import device_of, move
 
@@ -170,6 +170,8 @@ def _unbind(x, axis):
 
     def grad_x(grads):
         parts = _with_zeros(grads if n > 1 else [grads], [shape[:axis] + shape[axis + 1 :]] * n)
+        if (whole := already_stacked(parts)) is not None:
+            return np.moveaxis(whole, 0, axis)
         # Laid out as x is: where x was transposed, going back then needs no copy.
         order = sorted(range(len(shape)), key=lambda i: -strides[i])
         total = np.empty_like(parts[0], shape=tuple(shape[i] for i in order))

@@ -338,7 +338,13 @@ static const char* launch(void (*run)(void**), const unsigned* dims, int shared,
 }
 
 // A parameter's type as NumPy writes it, so that the caller can be held to it; "P" is a pointer.
-template <class T> struct Code { static const char* text() { return "?"; } };
+template <class T> struct Code {  // a struct: its size
+    static const char* text() {
+        static char name[16];
+        snprintf(name, sizeof name, "V%d", (int)sizeof(T));
+        return name;
+    }
+};
 template <class T> struct Code<T*> { static const char* text() { return "P"; } };
 template <> struct Code<float> { static const char* text() { return "f4"; } };
 template <> struct Code<double> { static const char* text() { return "f8"; } };
@@ -365,7 +371,8 @@ static void call(void (*kernel)(P...), void** args) {
 
 template <class... P>
 static const char* signature(void (*)(P...)) {
-    static char text[4 * sizeof...(P) + 1];
+    static_assert((sizeof(P) + ... + 0) <= 4096, "more parameters than a kernel takes");
+    static char text[16 * sizeof...(P) + 1];
     text[0] = 0;
     const char* codes[] = {Code<P>::text()..., ""};
     for (const char* code : codes) strcat(strcat(text, code), " ");
@@ -398,6 +405,13 @@ extern "C" void __ubsan_handle_type_mismatch_v1(FoundAt* at, unsigned long addre
 
 static inline void __syncthreads(HERE) { cuda_on_cpu::barrier("__syncthreads", line); }
 static inline void __threadfence() {}
+
+// One thread runs at a time: nobody comes between.
+static inline unsigned atomicInc(unsigned* address, unsigned last) {
+    unsigned before = *address;
+    *address = before >= last ? 0 : before + 1;
+    return before;
+}
 
 static inline void __syncwarp(unsigned mask = 0xffffffff, HERE) {
     int nothing = 0;

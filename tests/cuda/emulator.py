@@ -148,6 +148,8 @@ def _value(arg) -> tuple[str, np.ndarray, int | None]:
     """An argument: its type as C knows it, memory that holds it, and where it points."""
     if isinstance(arg, np.generic):
         return arg.dtype.str[1:], np.array(arg), None
+    if isinstance(arg, np.ndarray) and arg.dtype.names:  # a struct, by value
+        return f"V{arg.nbytes}", arg, None
     if isinstance(arg, np.ndarray):
         if not arg.flags.c_contiguous:
             raise Fault(f"an array of shape {arg.shape} with strides {arg.strides}: not contiguous")

@@ -7,6 +7,7 @@ from bare addresses. It refuses the calls that cuBLAS would refuse, and keeps wh
 import ctypes
 
 import fake_cupy
+import fake_graph
 import ml_dtypes
 import numpy as np
 
@@ -37,6 +38,12 @@ class Library:
                     return NOT_INITIALIZED
                 self.calls.append((name, *values))
                 fake_cupy.count.launches[name] += 1
+                on = self.handles[values[0]]["stream"]
+                assert not fake_graph.capture or on == fake_graph.stream.ptr, "on another stream"
+                places = (7, 10, 14) if name == "cublasGemmEx" else (7, 11, 16)  # of A, B and C
+                fake_graph.record(lambda: function(*values), *(values[i] for i in places))
+            else:
+                fake_graph.refuse(name)
             return function(*values)
 
         return call

@@ -15,6 +15,7 @@ launches by name. A function that makes an array, or writes to one, is one launc
 takes several for some (sorting); joining n arrays is n.
 """
 
+import functools
 import sys
 import types
 import weakref
@@ -22,6 +23,8 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+import fake_graph
+import ml_dtypes
 import numpy as np
 
 KERNELS = Path(__file__).parents[2] / "tensorlib" / "kernels" / "cuda"
@@ -51,6 +54,7 @@ def no_synchronisation():
 
 
 def _synchronise(what):
+    fake_graph.refuse(what)
     count.synchronisations += 1
     assert not count.forbidden, f"{what} makes the host wait for the device"
 
@@ -141,14 +145,24 @@ class ndarray:  # noqa: N801
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index):
-        return _wrap(self._values[self._index(index, "x[mask]")], self, by="x[…]")
+        def again():
+            return self._values[self._index(index, "x[mask]")]
+
+        return _wrap(again(), self, *_arrays_in(index), by="x[…]", again=again)
 
     def __setitem__(self, index, value):
         if isinstance(value, np.ndarray) and value.ndim:
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
         value = value._values if type(value) is ndarray else value
         count.launches["x[…] = …"] += 1
-        self._values[self._index(index, "x[mask] = …")] = value
+        values = self._values
+
+        fake_graph.load(("x[…] = …", self.dtype))
+
+        def work():
+            values[self._index(index, "x[mask] = …")] = value
+
+        fake_graph.run(work, self, *_arrays_in(index))
 
     def _index(self, index, what):
         """The index as NumPy takes it, integers wrapped around, with ... so that a single element
@@ -175,17 +189,19 @@ class ndarray:  # noqa: N801
     # -- methods
 
     def reshape(self, *shape, order="C"):
-        return _wrap(self._values.reshape(*shape, order=order), self, by="reshape")
+        again = functools.partial(self._values.reshape, *shape, order=order)
+        return _wrap(again(), self, by="reshape", again=again)
 
     def astype(self, dtype, order="K", copy=True):
-        return _wrap(self._values.astype(dtype, order, copy=copy), self, by="astype")
+        again = functools.partial(self._values.astype, dtype, order, copy=copy)
+        return _wrap(again(), self, by="astype", again=again)
 
     def view(self, dtype=None):
         return _wrap(self._values.view(dtype or self.dtype), self)
 
     def copy(self, order="C"):
-        count.launches["copy"] += 1
-        return _allocate(self._values.copy(order))
+        again = functools.partial(self._values.copy, order)
+        return _wrap(again(), self, by="copy", again=again)
 
     def transpose(self, *axes):
         return _wrap(self._values.transpose(*axes), self)
@@ -194,9 +210,14 @@ class ndarray:  # noqa: N801
         self[...] = value
 
 
-def _wrap(result, *sources, by=None, launches=1):
+def _arrays_in(index):
+    return [x for x in (index if isinstance(index, tuple) else [index]) if type(x) is ndarray]
+
+
+def _wrap(result, *sources, by=None, launches=1, again=None):
     """What NumPy computed from the arrays `sources`, as CuPy returns it. A new array, or a result
-    that was written to its `out`, took `launches` of the function `by`."""
+    that was written to its `out`, took `launches` of the function `by`; `again` computes it anew,
+    for a graph that is being captured."""
     if isinstance(result, (tuple, list)):
         return type(result)(_wrap(r, *sources, by=by) for r in result)
     if isinstance(result, np.generic):
@@ -213,7 +234,11 @@ def _wrap(result, *sources, by=None, launches=1):
         if result.size and np.may_share_memory(result, source._values):
             return ndarray(result, source if source.base is None else source.base)
     count.launches[by] += launches
-    return _allocate(result)
+    fake_graph.load((by, result.dtype, *(x.dtype for x in sources)))
+    array = _allocate(result)
+    if again:
+        fake_graph.record(lambda: np.copyto(result, again()), array, *sources)
+    return array
 
 
 def _allocate(values):
@@ -221,6 +246,7 @@ def _allocate(values):
         raise OutOfMemoryError(values.nbytes, memory.total - memory.free)
     array = ndarray(values)
     memory.used += values.nbytes
+    fake_graph.allocated(array)
     weakref.finalize(array, _free, values.nbytes)
     for hook in memory.hooks:
         hook.malloc_postprocess(
@@ -244,6 +270,7 @@ def _unwrap(x, found):
 
 
 def _add_at(x, index, value):
+    fake_graph.refuse("add.at")
     np.add.at(x._values, x._index(index, "add.at"), getattr(value, "_values", value))
 
 
@@ -298,14 +325,17 @@ SIGNATURES = {
 # … its functions of every element (which take out=, where=, casting=, dtype=), and methods.
 UFUNCS = """absolute add bitwise_and bitwise_or bitwise_xor copysign cos divide equal exp greater
     greater_equal invert isfinite less less_equal log log1p logical_and logical_not logical_or
-    matmul maximum minimum multiply negative not_equal power right_shift sin sqrt square subtract
-    tanh true_divide"""
+    matmul maximum minimum multiply negative not_equal power remainder right_shift sin sqrt square
+    subtract tanh true_divide"""
 METHODS = "all any argmax argmin argsort cumsum max mean min ravel squeeze sum swapaxes"
-OPERATORS = """add and:bitwise_and matmul mul:multiply or:bitwise_or pow:power rshift:right_shift
-    sub:subtract truediv:true_divide xor:bitwise_xor"""
+OPERATORS = """add and:bitwise_and matmul mod:remainder mul:multiply or:bitwise_or pow:power
+    rshift:right_shift sub:subtract truediv:true_divide xor:bitwise_xor"""
 COMPARISONS = "eq:equal ge:greater_equal gt:greater le:less_equal lt:less ne:not_equal"
 DTYPES = "float16 float32 float64 int32 int64 uint8 uint16 uint32 uint64 bool_"
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 JOINING = ("concatenate", "stack")
+# In a capture: CuPy refuses its own cuBLAS; its sorting waits for the device inside.
+SYNCHRONISING = ("matmul", "vdot", "argsort")
 WAITING = ("nonzero", "unique", "bincount")  # for the shape of their result
 
 
@@ -320,13 +350,26 @@ def _function(name, parameters=None):
         sources: list = []
         _check(name, args, options.get("axis"))
         args, options = _unwrap(args, sources), {k: _unwrap(v, sources) for k, v in options.items()}
+        if name in SYNCHRONISING:
+            fake_graph.refuse(name)
         launches = len(args[0]) if name in JOINING else 1
-        result = numpy_function(*args, **options)
+        again = functools.partial(numpy_function, *args, **options)
+        if name == "where":
+            again = functools.partial(_where, *args)
+        result = again()
         if any(result is array._values for array in sources) and name != "ascontiguousarray":
             count.launches[name] += launches  # it was written to `out`
-        return _wrap(result, *sources, by=name, launches=launches)
+            fake_graph.load((name, *(x.dtype for x in sources)))
+            fake_graph.record(again, *sources)
+        return _wrap(result, *sources, by=name, launches=launches, again=again)
 
     return call
+
+
+def _where(*args):
+    """CuPy 14.2 has no loop of bfloat16 here, and takes that of float32."""
+    result = np.where(*args)
+    return result.astype(np.float32) if getattr(result, "dtype", None) == BFLOAT16 else result
 
 
 def _check(name, args, axis):
@@ -369,22 +412,17 @@ def _in_place(ufunc):
 
 
 def empty(shape, dtype=float, order="C"):
-    return _allocate(_spoiled(np.empty(shape, dtype, order)))
+    return _allocate(fake_graph.spoil(np.empty(shape, dtype, order)))
 
 
 def empty_like(prototype, dtype=None, order="K", subok=None, shape=None):
-    return _allocate(_spoiled(np.empty_like(prototype._values, dtype, order, shape=shape)))
-
-
-def _spoiled(values):
-    """Memory that nobody wrote to."""
-    values.fill(np.nan if values.dtype.kind == "f" else np.array(-1).astype(values.dtype))
-    return values
+    return _allocate(fake_graph.spoil(np.empty_like(prototype._values, dtype, order, shape=shape)))
 
 
 def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
     if type(a) is ndarray:
         return a.astype(dtype or a.dtype, copy=bool(copy))
+    fake_graph.refuse("a copy from the host")
     count.uploads += 1
     return _allocate(np.array(a, dtype, order=order or "K"))
 
@@ -395,6 +433,11 @@ def array(obj, dtype=None, copy=True, order="K"):
 
 def asnumpy(a):
     return a.get() if type(a) is ndarray else np.asarray(a)
+
+
+def _as_strided(x, shape, strides):
+    view = np.lib.stride_tricks.as_strided(x._values, shape, strides)
+    return ndarray(view, x if x.base is None else x.base)
 
 
 # ---- memory, kernels, the device -----------------------------------------------------------------
@@ -433,6 +476,7 @@ class Device:
         return memory.free, memory.total
 
     def synchronize(self):
+        fake_graph.refuse("synchronize()")
         _synchronise("synchronize()")
 
 
@@ -449,6 +493,7 @@ class RawModule:
     def __init__(self, *, code, options=()):
         import emulator
 
+        fake_graph.refuse("loading a module")
         self._module = emulator.Module(code, tuple(options), KERNELS)
 
     def get_function(self, name):
@@ -464,7 +509,11 @@ class _Kernel:
     def __call__(self, grid, block, args, *, shared_mem=0):
         count.launches[self._function.name] += 1
         self._function.max_dynamic_shared_size_bytes = self.max_dynamic_shared_size_bytes
-        self._function(grid, block, tuple(map(_argument, args)), shared_mem=shared_mem)
+        arrays = [getattr(x, "array", x) for x in args]
+        fake_graph.load(self)
+        args = tuple(map(_argument, args))
+        launch = functools.partial(self._function, grid, block, args, shared_mem=shared_mem)
+        fake_graph.run(launch, *[x for x in arrays if type(x) is ndarray])
 
 
 def _argument(x):
@@ -474,6 +523,8 @@ def _argument(x):
         return types.SimpleNamespace(pointer=x._values.ctypes.data, array=x)
     if type(x) is MemoryPointer:
         return types.SimpleNamespace(pointer=x.ptr, array=x.array)
+    if isinstance(x, np.ndarray) and x.size == 1:
+        return x  # by value, as it is
     assert isinstance(x, np.generic), f"{x!r} would be passed as 64 bits: say np.float32, np.int32"
     return x
 
@@ -489,12 +540,18 @@ def _namespace():
         setattr(module, thing.__name__, thing)
     for name in DTYPES.split():
         setattr(module, name, getattr(np, name))
+    tricks = types.SimpleNamespace(as_strided=_as_strided)
+    module.lib = types.SimpleNamespace(stride_tricks=tricks)
     module.__version__ = "14.2.0"
-    module.get_default_memory_pool = lambda: types.SimpleNamespace(used_bytes=lambda: memory.used)
+    pool = types.SimpleNamespace(used_bytes=lambda: memory.used, free_all_blocks=lambda: None)
+    module.get_default_memory_pool = lambda: pool
     module.cuda = types.SimpleNamespace(
         is_available=lambda: True,
         Device=Device,
-        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        get_current_stream=lambda: fake_graph.stream,
+        Stream=fake_graph.Stream,
+        MemoryPool=fake_graph.MemoryPool,
+        using_allocator=fake_graph.using_allocator,
         MemoryHook=MemoryHook,
         runtime=types.SimpleNamespace(
             getDeviceProperties=lambda device: {"name": b"a stand-in for a GPU"},
@@ -549,14 +606,15 @@ def installed():
 def _forget():
     """Have tensorlib look for CuPy again, and keep no array of the one before."""
     from tensorlib import device
-    from tensorlib.kernels import cpu, cublas, gpu, philox
+    from tensorlib.kernels import compiling, cpu, cublas, gpu, philox
 
     for cached in (
         device._cupy,
         device.compute_capability,
         philox._multipliers,
         cpu._future,
-        gpu._scalar,
+        compiling._scalar,
+        gpu._counters,
         cublas._handle,
     ):
         cached.cache_clear()

@@ -288,6 +288,46 @@ def test_the_gradient_of_a_master_weight_is_never_in_16_bits(machine):
     assert not calls
 
 
+def test_weights_are_cast_once_and_all_together(machine):
+    if machine == "GPU":
+        pytest.skip("nobody counts")
+    layers = [nn.Linear(8, 16), nn.Linear(16, 8)]
+    parameters = [p for layer in layers for p in layer.to("cuda").parameters()]
+    vector = nn.utils.parameters_to_vector(parameters)
+    nn.utils.vector_to_parameters(vector, parameters)
+    x = tensorlib.ones(3, 8, device="cuda", dtype=tensorlib.bfloat16)
+
+    def casts():
+        before = fake_cupy.count.launches["astype"]
+        y = layers[1](layers[0](x))
+        return fake_cupy.count.launches["astype"] - before, y.tolist()
+
+    with autocast("cuda", dtype=tensorlib.bfloat16):
+        first, again = casts(), casts()
+        assert (first[0], again[0]) == (1, 0)
+        assert first[1] == again[1]
+        with tensorlib.no_grad():
+            layers[1].bias += 1  # is seen, since they are written down
+        changed = casts()
+        assert changed[0] == 1
+        assert changed[1] != first[1]
+        with autocast("cuda", dtype=tensorlib.float16):
+            assert casts()[0] > 0
+    vector.array[...] = 0  # an autocast begins with what is there
+    with autocast("cuda", dtype=tensorlib.bfloat16):
+        assert not np.any(casts()[1])
+
+
+@pytest.mark.parametrize("name", ["where", "masked_fill"])
+def test_a_choice_keeps_bfloat16(name):
+    x = tensorlib.ones(2, 3, device="cuda", dtype=tensorlib.bfloat16)
+    chosen = {
+        "where": lambda: tensorlib.where(x > 0, x, x * 2),
+        "masked_fill": lambda: x.masked_fill(x > 0, 2.0),
+    }[name]()
+    assert chosen.dtype.name == "bfloat16"
+
+
 # ---- GradScaler ----------------------------------------------------------------------------------
 
 

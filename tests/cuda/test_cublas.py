@@ -3,6 +3,8 @@
 What is expected is NumPy's product in float64.
 """
 
+import re
+
 import fake_cupy
 import ml_dtypes
 import numpy as np
@@ -179,6 +181,17 @@ def test_each_stream_has_a_handle_with_its_workspace(calls, monkeypatch):
     assert all(h["size"] == 32 * 2**20 for h in handles.values())
     assert len({h["workspace"] for h in handles.values()}) == 2
     assert [call[1] for call in calls] == [*handles, *handles]
+
+
+def test_no_memory_for_cublas_is_a_memory_error(monkeypatch):
+    library = type("Library", (), {"cublasGemmEx": lambda *_: 3})  # CUBLAS_STATUS_ALLOC_FAILED
+    monkeypatch.setattr(cublas, "_handle", lambda *_: 12345)
+    monkeypatch.setattr(cublas, "_cublas", lambda: library)
+    with pytest.raises(MemoryError) as error:
+        cublas.matmul(random((2, 2)), random((2, 2)))
+    monkeypatch.setattr(fake_cupy.memory, "free", 2e9)
+    expected = r"^out of GPU memory: more asked for, 2.00 of 68.72 GB free$"
+    assert re.match(expected, devices.out_of_memory(error.value))
 
 
 def test_an_error_of_cublas_is_one(calls, monkeypatch):

@@ -471,6 +471,31 @@ def test_train_and_sample(script, tmp_path, kernels, machine):
     assert texts[0].stdout == texts[1].stdout
 
 
+@pytest.mark.slow
+def test_train_with_a_graph(script, tmp_path, machine):
+    emulator = pytest.importorskip("emulator")
+    if machine == "stand-in" and emulator.missing:
+        pytest.skip(emulator.missing)
+    flags = "--device=gpu --kernels=fused --dtype=bfloat16 --preset=nanogpt-cpu --max-iters=12"
+    reports = []
+    for graph in ("--graph", "--no-graph"):
+        done = script(
+            "train.py", *flags.split(), graph, *[*TRAIN, "--n-embd=32", f"--out={graph[2:]}"]
+        )
+        assert done.returncode == 0, done.stderr
+        assert "without a CUDA graph" not in done.stderr
+        lines = (tmp_path / graph[2:] / "metrics.jsonl").read_text().splitlines()
+        times = "ms_per_step", "tokens_per_second"
+        reports.append([{k: v for k, v in json.loads(x).items() if k not in times} for x in lines])
+    assert reports[0] == reports[1]
+
+
+def test_processes_are_for_a_cpu():
+    config = cli.train_config(["--device", "gpu", "--processes", "2"])
+    with pytest.raises(UserError, match=r"^--processes is for a CPU, .*: leave it out$"):
+        cli.prepare_device(config)
+
+
 def test_out_of_gpu_memory_is_one_line(script, machine):
     if machine != "stand-in":
         pytest.skip("would have to fill the GPU")

@@ -117,6 +117,65 @@ def test_the_signatures_are_those_of_cupy():
         assert hasattr(real.ndarray, name), name
 
 
+def test_a_graph(x):
+    """It runs what was captured, on the same memory, and only when it is launched."""
+    one = cupy.full(1, 1, np.float32)
+    y = cupy.zeros((2, 3), np.float32)
+    y += x * one  # which loads what it takes
+    stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
+    stream.use()
+    try:
+        with cupy.cuda.using_allocator(pool.malloc):
+            stream.begin_capture()
+            z = x * one
+            y += z
+            graph = stream.end_capture()
+        assert y.get().tolist() == X.tolist()
+        assert np.isnan(z.get()).all()
+        one[...] = 2
+        graph.launch()
+        graph.launch()
+        assert y.get().tolist() == (5 * X).tolist()
+        assert z.get().tolist() == (2 * X).tolist()
+        del one
+        with pytest.raises(AssertionError, match="memory of the dead"):
+            graph.launch()
+    finally:
+        fake_cupy.fake_graph.Stream.null.use()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda x: x.get(),
+        lambda x: float(x[0, 0]),
+        lambda x: cupy.asarray(X),
+        lambda x: x @ x.T,
+        lambda x: cupy.argsort(x),
+        lambda x: cupy.cuda.Device().synchronize(),
+        lambda x: cupy.tanh(x),  # the first time, it has to be compiled
+    ],
+)
+def test_what_a_capture_refuses(x, work, monkeypatch):
+    monkeypatch.setattr(fake_cupy.fake_graph, "loaded", set())
+    stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
+    stream.use()
+    try:
+        with cupy.cuda.using_allocator(pool.malloc):
+            stream.begin_capture()
+            with pytest.raises(RuntimeError, match="the current stream is capturing"):
+                work(x)
+            with pytest.raises(RuntimeError, match="Invalidated"):
+                stream.end_capture()
+    finally:
+        fake_cupy.fake_graph.Stream.null.use()
+
+
+def test_where_knows_no_bfloat16(x):
+    y = x.astype(fake_cupy.BFLOAT16)
+    assert cupy.where(x > 1, y, y).dtype == np.float32
+
+
 CODE = """
 extern "C" __global__ void add(const float* x, float* y, int n, float c) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;

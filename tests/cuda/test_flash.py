@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from tensorlib.kernels import cpu, gpu_attention
+from tensorlib.kernels import compiling, cpu, gpu_attention
+from tensorlib.random import Draw
 
 needs_emulator = pytest.mark.skipif(emulator.missing is not None, reason=str(emulator.missing))
 BF16, FP16 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
@@ -52,14 +53,18 @@ def library(monkeypatch):
         broadcast_to=lambda x, shape: np.broadcast_to(x, shape, subok=True),
         empty=empty,
         empty_like=lambda x: empty(x.shape, x.dtype),
+        full=lambda size, number, dtype: on_device(np.full(size, number, dtype)),
     )
     gpu_attention._kernel.cache_clear()
     gpu_attention._module.cache_clear()
+    compiling._scalar.cache_clear()
     monkeypatch.setattr(gpu_attention, "library", lambda device: library)
+    monkeypatch.setattr(compiling, "library", lambda device: library)
     monkeypatch.setattr(gpu_attention, "compute_capability", lambda: 90)
     yield library
     gpu_attention._kernel.cache_clear()
     gpu_attention._module.cache_clear()
+    compiling._scalar.cache_clear()
     emulator.shuffle(None)
 
 
@@ -69,10 +74,10 @@ def random_inputs(lead, L, S, D, dtype, seed=0):
     return [on_device(rng.normal(size=(*lead, n, D)).astype(dtype)) for n in (L, S, S, L)]
 
 
-def attend(kernels, q, k, v, dy, causal=False, bits=None, threshold=0, scale=None):
+def attend(kernels, q, k, v, dy, causal=False, draw=None, threshold=0, scale=None):
     """y, dq, dk, dv."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    y, saved = kernels.attention(q, k, v, None, causal, scale, bits, threshold)
+    y, saved = kernels.attention(q, k, v, None, causal, scale, draw, threshold)
     return y, *kernels.attention_backward(dy, q, k, v, saved, causal, scale, threshold)[:3]
 
 
@@ -115,12 +120,11 @@ def assert_same_bits(results, expected):
 )
 def test_is_what_the_cpu_computes(dtype, lead, L, S, D, causal, threshold):
     inputs = random_inputs(lead, L, S, D, dtype)
-    bits = np.random.default_rng(1).integers(0, 65536, (*lead, L, S), np.uint16)
-    options = {"causal": causal, "threshold": threshold}
-    results = attend(gpu_attention, *inputs, bits=on_device(bits) if threshold else None, **options)
+    draw = Draw(1337, 2, 4999, 12, first=L * S) if threshold else None
+    options = {"causal": causal, "threshold": threshold, "draw": draw}
+    results = attend(gpu_attention, *inputs, **options)
     assert all(x.dtype == dtype for x in results)
-    expected = exact(*inputs, bits=bits if threshold else None, **options)
-    assert_close(results, expected, TOLERANCE[dtype])
+    assert_close(results, exact(*inputs, **options), TOLERANCE[dtype])
 
 
 @needs_emulator
@@ -140,10 +144,11 @@ def test_is_what_pytorch_computes(dtype, causal):
 @needs_emulator
 def test_any_order_of_threads_gives_the_same_bits():
     inputs = random_inputs((1, 2), 130, 130, 64, FP16)
-    first = attend(gpu_attention, *inputs, causal=True)
+    options = {"causal": True, "draw": Draw(1, 2, 3, 4), "threshold": 13107}
+    first = attend(gpu_attention, *inputs, **options)
     for seed in (None, 0, 1, 2):
         emulator.shuffle(seed)
-        assert_same_bits(attend(gpu_attention, *inputs, causal=True), first)
+        assert_same_bits(attend(gpu_attention, *inputs, **options), first)
 
 
 @needs_emulator
@@ -155,10 +160,13 @@ def test_heads_are_read_where_the_linear_layer_left_them(monkeypatch):
     contiguous = [on_device(x) for x in (q, k, v, dy)]
     expected = attend(gpu_attention, *contiguous, causal=True)
     monkeypatch.setattr(DeviceArray, "copy", lambda x: pytest.fail("a copy"), raising=False)
-    results = attend(gpu_attention, q, k, v, dy, causal=True)
-    assert_same_bits(results, expected)
-    for x in results:  # heads side by side: (B, T, C) without a copy
-        assert x.swapaxes(1, 2).flags.c_contiguous
+    y, *gradients = attend(gpu_attention, q, k, v, dy, causal=True)
+    assert_same_bits((y, *gradients), expected)
+    assert y.swapaxes(1, 2).flags.c_contiguous  # heads side by side: (B, T, C) without a copy
+    whole = gradients[0].base  # and the gradients as qkv had them
+    assert all(x.base is whole for x in gradients)
+    assert [x.data.ptr - gradients[0].data.ptr for x in gradients] == [0, 2 * H * D, 4 * H * D]
+    assert gradients[0].strides == tuple(2 * n for n in (T * 3 * H * D, D, 3 * H * D, 1))
 
 
 @needs_emulator
@@ -190,25 +198,30 @@ def test_one_head_of_keys_may_serve_all_heads_of_queries():
 
 
 @needs_emulator
-def test_exactly_those_weights_are_dropped_whose_bits_are_below_the_threshold():
-    L = S = 64
-    rng = np.random.default_rng(0)
-    bits = rng.integers(29990, 30010, (1, 1, L, S)).astype(np.uint16)
-    q, k = (on_device(np.zeros((1, 1, 64, 64), FP16)) for _ in range(2))  # all weights are 1 / S
-    one = on_device(np.eye(64, dtype=FP16)[None, None])
-    y, _, _, dv = attend(
-        gpu_attention, q, k, one, one, bits=on_device(bits), threshold=30000, scale=1.0
-    )
-    kept = (bits >= 30000) * (65536 / 35536 / S)  # row i of y, column i of dv: what query i kept
-    np.testing.assert_allclose(y.astype(np.float64), kept, rtol=1e-3)
-    np.testing.assert_allclose(dv.swapaxes(-1, -2).astype(np.float64), kept, rtol=1e-3)
+@pytest.mark.parametrize("size", [64, 48, 63, 50])  # of which some begin amid a counter's integers
+@pytest.mark.parametrize("first", [0, 5, 2**40])
+def test_exactly_those_weights_are_dropped_whose_bits_are_below_the_threshold(size, first):
+    draw = Draw(2**64 - 1, 2, 2**63, 7, first)
+    bits = draw.bits(2 * size * size).reshape(1, 2, size, size)
+    threshold = int(bits[0, 1, size // 2, 3])  # a weight with just this number is kept
+    q, k = (on_device(np.zeros((1, 2, size, 64), FP16)) for _ in range(2))  # all weights are alike
+    one = on_device(np.tile(np.eye(size, 64, dtype=FP16), (1, 2, 1, 1)))
+    options = {"threshold": threshold, "scale": 1.0}
+    y, _, _, dv = attend(gpu_attention, q, k, one, one, draw=draw, **options)
+    kept = (bits >= threshold) * (65536 / (65536 - threshold) / size)
+    # row i of y, column i of dv: what query i kept
+    np.testing.assert_allclose(y[..., :size].astype(np.float64), kept, rtol=2e-3)
+    dv = dv[..., :size].swapaxes(-1, -2)
+    np.testing.assert_allclose(dv.astype(np.float64), kept, rtol=2e-3)
+    step = on_device(np.array([2**63], np.uint64))  # as a captured step has it
+    again = attend(gpu_attention, q, k, one, one, draw=draw._replace(step=step), **options)
+    assert_same_bits(again[:1], [y])
 
 
 @needs_emulator
 def test_dropping_everything_leaves_zeros():
     inputs = random_inputs((1, 1), 16, 16, 16, BF16)
-    bits = on_device(np.full((1, 1, 16, 16), 65535, np.uint16))
-    for x in attend(gpu_attention, *inputs, bits=bits, threshold=65536):
+    for x in attend(gpu_attention, *inputs, draw=Draw(1, 2, 3, 4), threshold=65536):
         assert not x.astype(np.float32).any()
 
 

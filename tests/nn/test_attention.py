@@ -1,6 +1,7 @@
 """scaled_dot_product_attention beside PyTorch: masks, lengths, scales, dropout."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -274,7 +275,8 @@ def test_dropout_in_pieces():
     arrays = [rng.standard_normal((5, 3, 7, 4)) for _ in range(3)]
     bits = rng.integers(0, 65536, (5, 3, 7, 7), dtype=np.uint16)
     threshold = 20000
-    y, saved = cpu.attention(*arrays, None, True, 0.3, bits, threshold)
+    draw = SimpleNamespace(bits=lambda n, device: bits.reshape(n))
+    y, saved = cpu.attention(*arrays, None, True, 0.3, draw, threshold)
     assert len(saved) > 1
     assert len(saved[0]) > 1
     upstream = rng.standard_normal(y.shape)

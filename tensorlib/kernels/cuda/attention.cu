@@ -11,12 +11,14 @@
 //
 // q, dy: (B, H, L, HS), k, v: (B, H, S, HS), with any strides (in elements) but 1 for the last; so
 //     that 16 bytes can be read at once, all other strides and the start are multiples of 8.
-// y, dq: (B, L, H, HS), dk, dv: (B, S, H, HS), contiguous: the heads of a position side by side.
+// y: (B, L, H, HS), contiguous: the heads of a position side by side.
+// dq: (B, L, H, HS), dk, dv: (B, S, H, HS), the same, but from one position to the next it is
+//     d_position elements, since there may be something else between.
 // lse, delta: float (B H, L rounded up to whole blocks).
-// bits: uint16 (B H, L, S), contiguous, for dropout; not read if threshold is 0.
+// threshold, keep_scale, seed, stream, step, draw, drawn: of dropout, see `Dropout`; with threshold 0
+//     there is none, and step is not read.
 #include "mma.cuh"
-
-typedef long long int64;
+#include "philox.cuh"
 
 constexpr int WARPS = 4, THREADS = 32 * WARPS, BLOCK = 16 * WARPS;
 constexpr int KEYS = 64;       // in a tile that passes by, forward
@@ -115,20 +117,47 @@ __device__ float row_max(float x) {
     return fmaxf(x, __shfl_xor_sync(0xffffffff, x, 2));
 }
 
-// Which weights of a head are 0.
-struct Zeros {
-    int length, positions;  // L and S
+// Which weights of a head are hidden: the key is behind the last one or, in causal attention, in the
+// future of the query.
+struct Mask {
+    int positions;  // S
     bool causal;
-    int threshold;               // of dropout
-    const unsigned short* bits;  // (L, S)
 
-    // The key is behind the last one or, in causal attention, in the future of the query.
     __device__ bool hidden(int query, int key) const {
         return key >= positions || (causal && key > query);
     }
-    __device__ bool dropped(int query, int key) const {
-        if (!threshold || query >= length || key >= positions) return false;
-        return bits[(int64)query * positions + key] < threshold;
+};
+
+// Dropout's 16-bit integers: they are drawn where they are needed, once in each of the kernels.
+// Weight (query, key) of a head is dropped if integer number first + query · S + key of the draw is
+// below the threshold. Sixteen come from one counter.
+struct Dropout {
+    int threshold;
+    uint64 seed, stream, step, draw;
+    int64 first;
+    int positions;  // S
+
+    // Write those of ROWS queries from `query` on and of COLUMNS keys from `key` on to a tile of this
+    // warp's own. A row of it has 8 numbers more, as other tiles have.
+    template <int ROWS, int COLUMNS>
+    __device__ void draw_tile(unsigned short* tile, int query, int key) const {
+        bool aligned = first % 16 == 0 && positions % 16 == 0;  // key is a multiple of 16 anyway
+        int counters = COLUMNS / 16 + !aligned;                 // that a row needs
+        __syncwarp();                                           // the tile before has been read
+        for (int i = lane(); i < ROWS * counters; i += 32) {
+            int row = i / counters;
+            int64 start = first + (int64)(query + row) * positions + key;  // the number of its first
+            int64 counter = start / 16 + i % counters;
+            uint64 words[4] = {(uint64)counter, draw, step, 0};
+            philox_words(words, seed, stream);
+#pragma unroll
+            for (int j = 0; j < 16; j++) {
+                int64 column = 16 * counter + j - start;
+                if (0 <= column && column < COLUMNS)
+                    tile[row * (COLUMNS + 8) + column] = words[j / 4] >> 16 * (j % 4);
+            }
+        }
+        __syncwarp();
     }
 };
 
@@ -137,11 +166,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_forwar
     const scalar* k, int64 k_batch, int64 k_head, int64 k_row,
     const scalar* v, int64 v_batch, int64 v_head, int64 v_row,
     scalar* y, float* lse, int heads, int length, int positions, int causal, float scale,
-    const unsigned short* bits, int threshold, float keep_scale)
+    int threshold, float keep_scale, uint64 seed, uint64 stream, const uint64* step, uint64 draw,
+    int64 drawn)
 {
     extern __shared__ uint4 memory[];
     scalar* tiles = (scalar*)memory;
     constexpr int SIZE = KEYS * PITCH, BUFFER = 2 * SIZE;  // a buffer: keys, then values
+    constexpr int DRAWN = KEYS + 8;                         // the length of a row of dropout's tile
+    unsigned short* bits = (unsigned short*)(tiles + 2 * BUFFER) + warp_row() * DRAWN;
 
     // The last rows have most to do in causal attention: they come first.
     int blocks = (length + BLOCK - 1) / BLOCK, head = blockIdx.x / blocks;
@@ -149,8 +181,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_forwar
     q += b * q_batch + h * q_head;
     k += b * k_batch + h * k_head;
     v += b * v_batch + h * v_head;
-    bits += (int64)head * length * positions;
-    Zeros zeros = {length, positions, causal != 0, threshold, bits};
+    Mask mask = {positions, causal != 0};
+    drawn += (int64)head * length * positions;
+    Dropout dropout = {threshold, seed, stream, threshold ? *step : 0, draw, drawn, positions};
     int row = first_row + warp_row(), end = causal ? min(positions, first_row + BLOCK) : positions;
 
     load<BLOCK>(tiles + BUFFER, q, q_row, first_row, length);
@@ -181,12 +214,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_forwar
         float s[KEYS / 8][4] = {};
 #pragma unroll
         for (int i = 0; i < HS / 16; i++) multiply_transposed<KEYS>(s, queries[i], tile + 16 * i);
-        if (zeros.hidden(row, first + KEYS - 1)) {  // else all of these keys are seen by all rows
+        if (mask.hidden(row, first + KEYS - 1)) {  // else all of these keys are seen by all rows
 #pragma unroll
             for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
                 for (int e = 0; e < 4; e++)
-                    if (zeros.hidden(row + row_of(e), first + column_of(j, e)))
+                    if (mask.hidden(row + row_of(e), first + column_of(j, e)))
                         s[j][e] = minus_infinity();
         }
 
@@ -214,11 +247,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_forwar
                 }
         }
         if (threshold) {
+            dropout.draw_tile<16, KEYS>(bits, row, first);
 #pragma unroll
             for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
                 for (int e = 0; e < 4; e++)
-                    if (zeros.dropped(row + row_of(e), first + column_of(j, e))) s[j][e] = 0;
+                    if (bits[row_of(e) * DRAWN + column_of(j, e)] < threshold) s[j][e] = 0;
         }
         multiply<KEYS>(output, s, tile + SIZE);
     }
@@ -245,14 +279,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
     const scalar* k, int64 k_batch, int64 k_head, int64 k_row,
     const scalar* v, int64 v_batch, int64 v_head, int64 v_row,
     const scalar* dy, int64 dy_batch, int64 dy_head, int64 dy_row,
-    const scalar* y, const float* lse, float* delta, scalar* dq,
+    const scalar* y, const float* lse, float* delta, scalar* dq, int64 d_position,
     int heads, int length, int positions, int causal, float scale,
-    const unsigned short* bits, int threshold, float keep_scale)
+    int threshold, float keep_scale, uint64 seed, uint64 stream, const uint64* step, uint64 draw,
+    int64 drawn)
 {
     extern __shared__ uint4 memory[];
     scalar* tiles = (scalar*)memory;
     constexpr int SIZE = STEP * PITCH, BUFFER = 2 * SIZE;  // a buffer: keys, then values
-    constexpr int WHOLE = BLOCK * PITCH;
+    constexpr int WHOLE = BLOCK * PITCH, DRAWN = STEP + 8;
+    unsigned short* bits = (unsigned short*)(tiles + 3 * WHOLE) + warp_row() * DRAWN;
 
     int blocks = (length + BLOCK - 1) / BLOCK, head = blockIdx.x / blocks;
     int first_row = (blocks - 1 - blockIdx.x % blocks) * BLOCK, b = head / heads, h = head % heads;
@@ -261,8 +297,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
     v += b * v_batch + h * v_head;
     dy += b * dy_batch + h * dy_head;
     int64 y_start = ((int64)b * length * heads + h) * HS, y_row = (int64)heads * HS;
-    bits += (int64)head * length * positions;
-    Zeros zeros = {length, positions, causal != 0, threshold, bits};
+    Mask mask = {positions, causal != 0};
+    drawn += (int64)head * length * positions;
+    Dropout dropout = {threshold, seed, stream, threshold ? *step : 0, draw, drawn, positions};
     int row = first_row + warp_row(), end = causal ? min(positions, first_row + BLOCK) : positions;
 
     load<BLOCK>(tiles, y + y_start, y_row, first_row, length);
@@ -314,23 +351,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
             multiply_transposed<STEP>(s, queries[i], tile + 16 * i);
             multiply_transposed<STEP>(dw, gradients[i], tile + SIZE + 16 * i);
         }
-        bool some_hidden = zeros.hidden(row, first + STEP - 1);
+        bool some_hidden = mask.hidden(row, first + STEP - 1);
+        if (threshold) dropout.draw_tile<16, STEP>(bits, row, first);
 #pragma unroll
         for (int j = 0; j < STEP / 8; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 int query = row + row_of(e), key = first + column_of(j, e);
                 float w = exp2f(s[j][e] * scale2 - row_lse[e / 2]);
-                float m = zeros.dropped(query, key) ? 0 : keep_scale;
+                bool dropped = threshold && bits[row_of(e) * DRAWN + column_of(j, e)] < threshold;
+                float m = dropped ? 0 : keep_scale;
                 s[j][e] = w * (m * dw[j][e] - row_delta[e / 2]);
-                if (some_hidden && zeros.hidden(query, key)) s[j][e] = 0;
+                if (some_hidden && mask.hidden(query, key)) s[j][e] = 0;
             }
         multiply<STEP>(gradient, s, tile);
     }
 
     float factor[2] = {scale, scale};
     __syncthreads();
-    store(dq + y_start, y_row, first_row, length, tiles, gradient, factor);
+    dq += b * length * d_position + h * HS;
+    store(dq, d_position, first_row, length, tiles, gradient, factor);
 }
 
 // The gradients of k and v, with the weights transposed: a row is a key, a column a query.
@@ -341,13 +381,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
     const scalar* k, int64 k_batch, int64 k_head, int64 k_row,
     const scalar* v, int64 v_batch, int64 v_head, int64 v_row,
     const scalar* dy, int64 dy_batch, int64 dy_head, int64 dy_row,
-    const float* lse, const float* delta, scalar* dk, scalar* dv,
+    const float* lse, const float* delta, scalar* dk, scalar* dv, int64 d_position,
     int heads, int length, int positions, int causal, float scale,
-    const unsigned short* bits, int threshold, float keep_scale)
+    int threshold, float keep_scale, uint64 seed, uint64 stream, const uint64* step, uint64 draw,
+    int64 drawn)
 {
     extern __shared__ uint4 memory[];
     constexpr int SIZE = STEP * PITCH, BUFFER = 2 * SIZE;  // a buffer: queries, then gradients
     scalar *keys = (scalar*)memory, *values = keys + BLOCK * PITCH, *tiles = values + BLOCK * PITCH;
+    constexpr int DRAWN = 16 + 8;
+    unsigned short* bits = (unsigned short*)(tiles + 2 * BUFFER) + threadIdx.x / 32 * STEP * DRAWN;
 
     int blocks = (positions + BLOCK - 1) / BLOCK, head = blockIdx.x / blocks;
     int first_row = blockIdx.x % blocks * BLOCK, b = head / heads, h = head % heads;
@@ -358,8 +401,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
     int64 statistics = (int64)head * ((length + BLOCK - 1) / BLOCK * BLOCK);
     lse += statistics;
     delta += statistics;
-    bits += (int64)head * length * positions;
-    Zeros zeros = {length, positions, causal != 0, threshold, bits};
+    Mask mask = {positions, causal != 0};
+    drawn += (int64)head * length * positions;
+    Dropout dropout = {threshold, seed, stream, threshold ? *step : 0, draw, drawn, positions};
     int row = first_row + warp_row(), start = causal ? first_row : 0;
 
     load<BLOCK>(keys, k, k_row, first_row, positions);
@@ -390,6 +434,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
             multiply_transposed<STEP>(dw, a, tile + SIZE + 16 * i);
         }
         bool some_hidden = causal && first < row + 15;  // the last key from the first query
+        if (threshold) dropout.draw_tile<STEP, 16>(bits, first, row);
 #pragma unroll
         for (int j = 0; j < STEP / 8; j++) {
             float2 lses = *(const float2*)(lse + first + column_of(j, 0));  // of two queries
@@ -399,7 +444,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
                 int query = first + column_of(j, e), key = row + row_of(e);
                 float w = exp2f(s[j][e] * scale2 - (e % 2 ? lses.y : lses.x));
                 if (some_hidden && key > query) w = 0;
-                float m = zeros.dropped(query, key) ? 0 : keep_scale;
+                bool dropped = threshold && bits[column_of(j, e) * DRAWN + row_of(e)] < threshold;
+                float m = dropped ? 0 : keep_scale;
                 s[j][e] = w * m;
                 dw[j][e] = w * (m * dw[j][e] - (e % 2 ? deltas.y : deltas.x));
             }
@@ -409,9 +455,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_backwa
     }
 
     float one[2] = {1, 1}, factor[2] = {scale, scale};
-    int64 dk_start = ((int64)b * positions * heads + h) * HS, dk_row = (int64)heads * HS;
+    int64 start_d = b * positions * d_position + h * HS;
     await_copies();  // where no query sees these keys, the loop has not waited
     __syncthreads();
-    store(dk + dk_start, dk_row, first_row, positions, keys, gradient_k, factor);
-    store(dv + dk_start, dk_row, first_row, positions, values, gradient_v, one);
+    store(dk + start_d, d_position, first_row, positions, keys, gradient_k, factor);
+    store(dv + start_d, d_position, first_row, positions, values, gradient_v, one);
 }

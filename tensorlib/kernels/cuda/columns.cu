@@ -1,4 +1,4 @@
-// Sums down the columns of a matrix, in two steps and without atomics: always in the same order.
+// Sums down the columns of a matrix: always in the same order, so no floats are added by atomics.
 // A block is 32 columns wide and 8 rows high, so that a warp reads 32 neighbours of one row.
 #include "common.cuh"
 
@@ -16,34 +16,50 @@ __device__ float sum_of_column(float x) {
     return total;
 }
 
-// First step: partial[0][b] (C,) = Σ x and, if two `sums` are asked for, partial[1][b] = Σ x · z,
-// over the rows of block (·, b). x, z: (rows, C); partial: (sums, blocks, C).
+// totals[0] (C,) = Σ x and, if two `sums` are asked for, totals[1] = Σ x · z, over all rows.
+// x, z: (rows, C); partial: (sums, blocks, C), memory to work in. totals: float if `wide`.
+//
+// Block (s, b) adds up some rows of the 32 columns of strip s; all those of a strip count themselves
+// in finished[s], and the last one adds up what they have left in `partial`. It is another one each
+// time, but the order in which it adds is always the same. finished: zeros, and zeros afterwards.
 extern "C" __global__ void column_sums(const scalar* x, const scalar* z, float* partial,
-                                       int sums, int rows, int C) {
-    int c = blockIdx.x * WIDTH + threadIdx.x;
+                                       unsigned* finished, void* totals, int wide, int sums,
+                                       int rows, int C) {
+    int c = blockIdx.x * WIDTH + threadIdx.x, blocks = gridDim.y;
     float sum = 0, product_sum = 0;
     if (c < C)
-        for (int row = blockIdx.y * HEIGHT + threadIdx.y; row < rows; row += gridDim.y * HEIGHT) {
+        for (int row = blockIdx.y * HEIGHT + threadIdx.y; row < rows; row += blocks * HEIGHT) {
             int64 i = (int64)row * C + c;
             sum += float(x[i]);
             if (sums == 2) product_sum += float(x[i]) * float(z[i]);
         }
     sum = sum_of_column(sum);
     if (sums == 2) product_sum = sum_of_column(product_sum);
-    if (threadIdx.y > 0 || c >= C) return;
-    partial[(int64)blockIdx.y * C + c] = sum;
-    if (sums == 2) partial[(int64)(gridDim.y + blockIdx.y) * C + c] = product_sum;
-}
+    if (threadIdx.y == 0 && c < C) {
+        partial[(int64)blockIdx.y * C + c] = sum;
+        if (sums == 2) partial[(int64)(blocks + blockIdx.y) * C + c] = product_sum;
+    }
 
-// Second step: total[s] (C,) = Σ partial[s][b] over the `blocks`. Block (·, s).
-extern "C" __global__ void add_partial_sums(const float* partial, scalar* total, int blocks,
-                                            int C) {
-    int c = thread_number();
-    if (c >= C) return;
-    partial += (int64)blockIdx.y * blocks * C;
-    float sum = 0;
-    for (int b = 0; b < blocks; b++) sum += partial[(int64)b * C + c];
-    total[(int64)blockIdx.y * C + c] = scalar(sum);
+    __shared__ bool last;
+    __threadfence();  // whoever sees this block counted shall see its sums
+    __syncthreads();
+    if (threadIdx.x == 0 && threadIdx.y == 0)  // counts to blocks − 1, then starts from 0 again
+        last = atomicInc(finished + blockIdx.x, blocks - 1) == blocks - 1;
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    for (int s = 0; s < sums; s++) {
+        float total = 0;
+        if (c < C)
+            for (int b = threadIdx.y; b < blocks; b += HEIGHT)
+                total += partial[(int64)(s * blocks + b) * C + c];
+        total = sum_of_column(total);
+        if (threadIdx.y > 0 || c >= C) continue;
+        if (wide)
+            ((float*)totals)[s * C + c] = total;
+        else
+            ((scalar*)totals)[s * C + c] = scalar(total);
+    }
 }
 
 // dw[v] (C,) = Σ dy[order[i]] for i from starts[v] to starts[v + 1]: the rows whose index is v.
@@ -56,6 +72,25 @@ extern "C" __global__ void sum_runs(const scalar* dy, const int64* order, const 
     if (c < C)
         for (int64 i = starts[v] + threadIdx.y; i < starts[v + 1]; i += HEIGHT)
             sum += float(dy[order[i] * C + c]);
+    sum = sum_of_column(sum);
+    if (threadIdx.y == 0 && c < C) dw[v * C + c] = scalar(sum);
+}
+
+// dw[v] (C,) = Σ dy[i] for all i < n with index[i] = v. Block (v, ·). A warp looks at 32 indices at
+// once: `found` has a bit for each lane whose index is v, and their rows are added in order.
+extern "C" __global__ void sum_where(const scalar* dy, const int64* index, scalar* dw, int n,
+                                     int C) {
+    int64 v = blockIdx.x;
+    int c = blockIdx.y * WIDTH + threadIdx.x;
+    float sum = 0;
+    for (int i = threadIdx.y * WIDTH; i < n; i += HEIGHT * WIDTH) {
+        int mine = i + threadIdx.x;
+        unsigned found = __ballot_sync(WARP, mine < n && index[mine] == v);
+        for (; found; found &= found - 1) {  // without its lowest bit
+            int64 row = i + __ffs(found) - 1;
+            if (c < C) sum += float(dy[row * C + c]);
+        }
+    }
     sum = sum_of_column(sum);
     if (threadIdx.y == 0 && c < C) dw[v * C + c] = scalar(sum);
 }

@@ -1,5 +1,6 @@
 // One thread to an element: activations, dropout, the rows of an embedding, Philox.
 #include "common.cuh"
+#include "philox.cuh"
 
 // Φ(x), the normal distribution function, and its slope.
 __device__ float normal_cdf(float x) { return 0.5f * (1 + erff(x * 0.70710678f)); }
@@ -62,24 +63,11 @@ extern "C" __global__ void embedding(const int64* index, const scalar* weight, s
     y[i] = 0 <= row && row < V ? weight[row * C + i % C] : scalar(__int_as_float(0x7fffffff));
 }
 
-// Philox4x64-10 (Salmon, Moraes, Dror & Shaw 2011): makes four random words of a counter.
-__device__ void philox_words(uint64* x, uint64 seed, uint64 stream) {
-    for (int round = 0; round < 10; round++) {
-        uint64 even = x[0], third = x[2];
-        x[0] = __umul64hi(0xCA5A826395121157, third) ^ x[1] ^ seed;
-        x[1] = 0xCA5A826395121157 * third;
-        x[2] = __umul64hi(0xD2E7470EE14C6C93, even) ^ x[3] ^ stream;
-        x[3] = 0xD2E7470EE14C6C93 * even;
-        seed += 0x9E3779B97F4A7C15;
-        stream += 0xBB67AE8584CAA73B;
-    }
-}
-
 // Four words of thread i are those of the counter (first + i, draw, *step, 0). words: (n,).
 extern "C" __global__ void philox(uint64* words, uint64 seed, uint64 stream, const uint64* step,
-                                  uint64 draw, uint64 first, int64 n) {
+                                  uint64 draw, int64 first, int64 n) {
     int64 i = thread_number();
-    uint64 x[4] = {first + i, draw, *step, 0};
+    uint64 x[4] = {(uint64)(first + i), draw, *step, 0};
     philox_words(x, seed, stream);
     for (int j = 0; j < 4 && 4 * i + j < n; j++) words[4 * i + j] = x[j];
 }

@@ -25,18 +25,25 @@ extern "C" __global__ void adam(scalar* p, const scalar* g, scalar* m, scalar* v
     p[i] = scalar(weight - *lr / correction1 * mean / (sqrtf(square / correction2) + eps));
 }
 
-// y = eight arrays, one after the other. end0, end1, …: where each ends in y.
-extern "C" __global__ void join(const scalar* x0, const scalar* x1, const scalar* x2,
-                                const scalar* x3, const scalar* x4, const scalar* x5,
-                                const scalar* x6, const scalar* x7, int64 end0, int64 end1,
-                                int64 end2, int64 end3, int64 end4, int64 end5, int64 end6,
-                                int64 end7, scalar* y, int64 n) {
-    const scalar* x[] = {x0, x1, x2, x3, x4, x5, x6, x7};
-    const int64 start[] = {0, end0, end1, end2, end3, end4, end5, end6};
-    const int64 end[] = {end0, end1, end2, end3, end4, end5, end6, end7};
+// Arrays, and where each ends in y. What a kernel is given must not be longer than 4096 bytes.
+struct Parts {
+    const scalar* at[250];
+    int64 end[250];
+};
+
+// y (n,) = `count` arrays, one after the other.
+extern "C" __global__ void join(Parts parts, int count, scalar* y, int64 n) {
     int64 i = thread_number();
-    for (int j = 0; j < 8; j++)
-        if (start[j] <= i && i < end[j]) y[i] = x[j][i - start[j]];
+    if (i >= n) return;
+    int first = 0, last = count - 1;  // where the array of y[i] is among them: the first that ends
+    while (first < last) {            // behind i
+        int middle = (first + last) / 2;
+        if (i < parts.end[middle])
+            last = middle;
+        else
+            first = middle + 1;
+    }
+    y[i] = parts.at[first][i - (first ? parts.end[first - 1] : 0)];
 }
 
 // First step: partial[b] = Σ x² over the numbers of block b.
