@@ -121,7 +121,7 @@ class Team:
                 ours, theirs = spawn.Pipe()
                 grad, threads = RawArray(c_float, values.numel()), machine.cores() // processes
                 arguments = (theirs, config, corpus, part, shared, grad, max(threads, 1))
-                with signals.ignored():  # they are for the main process to handle
+                with signals.kept_from_children():  # they are for the main process to handle
                     spawn.Process(target=_work, args=arguments, daemon=True).start()
                 theirs.close()
                 Finalize(self, ours.close, exitpriority=1)  # which tells the worker that it is over
@@ -190,7 +190,7 @@ def _work(
     threads: int,
 ) -> None:
     """The life of a worker: do what the main process asks, until that one is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows: what its parent ignored, it does not
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows: no mask to inherit
     machine.prepare(threads)
     share = Share(config, corpus, GPT(config.model), rows)
     vector_to_parameters(_on(shared), share.parameters)

@@ -187,7 +187,7 @@ def _ours(path: Path) -> Pretrained:
     tensors = {
         name: Stored(array.shape, functools.partial(np.asarray, array))
         for name, array in checkpoint.tensors.items()
-        if not name.startswith(("optimizer.", "scaler."))
+        if not name.startswith(("optimizer.", "scaler.", "guard."))
     }
     origin = f"{path}, step {checkpoint.step:,}"
     return _pretrained(path, checkpoint.config.model, checkpoint.tokenizer, origin, tensors)

@@ -9,6 +9,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -42,30 +43,31 @@ def _terminate(number: int, frame: Any) -> None:
 def uninterrupted() -> Iterator[None]:
     """Inside, signals that have a handler wait until the end."""
     waiting: list[int] = []
-    with _handled_by(lambda number, frame: waiting.append(number), only_handled=True):
+    before = {number: signal.getsignal(number) for number in _NUMBERS}
+    before = {number: handler for number, handler in before.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread():
+        before = {}  # only the main thread gets signals, and may set handlers
+    for number in before:
+        signal.signal(number, lambda number, frame: waiting.append(number))
+    try:
         yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     for number in waiting[:1]:
         signal.raise_signal(number)
 
 
 @contextlib.contextmanager
-def ignored() -> Iterator[None]:
-    """Inside, signals do nothing; a process started inside ignores them for life."""
-    with _handled_by(signal.SIG_IGN, only_handled=False):
-        yield
-
-
-@contextlib.contextmanager
-def _handled_by(handler: Any, only_handled: bool) -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in _NUMBERS}
-    if only_handled:
-        before = {number: h for number, h in before.items() if callable(h)}
-    if threading.current_thread() is not threading.main_thread():
-        before = {}  # only the main thread gets signals, and may set handlers
-    for number in before:
-        signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number, h in before.items():
-            signal.signal(number, h)
+def kept_from_children() -> Iterator[None]:
+    """Inside, signals wait, and a process that is started gets none of them in all its life."""
+    with uninterrupted():
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            yield
+            return
+        resource_tracker.ensure_running()  # multiprocessing's helper, whose start unblocks signals
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS)  # which children inherit
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

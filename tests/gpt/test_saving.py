@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -79,14 +81,21 @@ def test_signals_wait(name):
         signals.handle()
         with pytest.raises(signals.STOP):
             interrupted()
-        with signals.ignored():
-            signal.raise_signal(getattr(signal, name))
-        with pytest.raises(signals.STOP):
-            signal.raise_signal(getattr(signal, name))
+        with pytest.raises(signals.STOP), signals.kept_from_children():
+            signal.raise_signal(getattr(signal, name))  # which waits for the end of the block
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     assert done == [1, 2]
+
+
+@posix
+def test_a_child_gets_no_signals():
+    command = [sys.executable, "-c", "import signal, sys; print(signal.pthread_sigmask(0, []))"]
+    with signals.kept_from_children():
+        masked = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert all(name in masked for name in ("SIGINT", "SIGTERM", "SIGHUP"))
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @posix

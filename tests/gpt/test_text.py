@@ -146,7 +146,7 @@ def test_a_run_keeps_its_tokenizer(script, text_file, tiny, tmp_path):
     flags = ["--data", text_file, "--max-iters", 1, *tiny]
     assert script("train.py", *flags, "--tokenizer", "bpe:280", "--out", "run").returncode == 0
     done = script("sample.py", "--checkpoint", "run", "--prompt", "é<|endoftext|>")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("é<|endoftext|>")
     assert script("gpt.report", "run", "--prompt", "the fox").returncode == 0
     again = ["--resume", "--out", "run", "--max-iters", 2]
