@@ -15,7 +15,7 @@ from gpt import GPT, GPTConfig
 
 REPOSITORY = Path(__file__).parents[2]
 GUIDE = REPOSITORY / "docs" / "study-guide.md"
-PAGES = [GUIDE, REPOSITORY / "docs" / "from-pytorch.md"]
+PAGES = [GUIDE, *(REPOSITORY / "docs" / f"{name}.md" for name in ("from-pytorch", "your-own-text"))]
 EXERCISES = sorted((REPOSITORY / "lessons").glob("ex[0-9]*_*.py"))
 LINKS = [
     (page, text, target)
