@@ -190,12 +190,16 @@ def _first_paragraph(box: str) -> str:
     paragraphs = itertools.groupby(rows, key=lambda row: row.strip("─-") != "")
     text = " ".join(next(rows for is_text, rows in paragraphs if is_text))
     text = re.sub(r"^Error parsing (?:(--\S+:)|\S+:) ", r"\1 ", text).strip()
+    text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", text)
+    text = re.sub(r"could not convert string to float: (.*)", r"\1 is no number", text)
     return text[:1].lower() + text[1:]
 
 
 def _unknown(flag: str, cls: type) -> str:
     name = flag.lstrip("-").replace("_", "-")  # all flags have the dashes: those prove nothing
-    near = difflib.get_close_matches(name, _flags(cls), n=1, cutoff=0.5)
+    flags = _flags(cls)
+    near = [flag for flag in flags if "".join(re.findall(r"\b\w", flag)) == name]  # lr
+    near = near or difflib.get_close_matches(name, flags, n=1, cutoff=0.5)
     if not flag.startswith("-"):
         return f"unexpected argument {flag!r}: every value follows its --flag (see --help)"
     return f"unknown flag {flag}" + (f"; did you mean --{near[0]}?" if near else "; see --help")

@@ -1,4 +1,4 @@
-"""When a run ends before max_iters: its time is up, or it does not get better any more."""
+"""When a run ends before max_iters: its time is up, it gets no better, or it has diverged."""
 
 from __future__ import annotations
 
@@ -45,3 +45,14 @@ class Ending:
             sys.stderr,
         )
         return True
+
+
+def after_divergence(config: TrainConfig, run: Run) -> str:
+    """What to do when training has diverged."""
+    rate = config.learning_rate / 10
+    flags = f"--learning-rate {rate:g}"
+    flags += f" --min-lr {rate:g}" if config.min_lr > rate else ""
+    flags += "" if config.grad_clip else " --grad-clip 1"
+    if run.last.exists():
+        return f"--resume --out {run} {flags} goes on from the last checkpoint before"
+    return f"begin anew with {flags}"

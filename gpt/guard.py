@@ -72,9 +72,8 @@ class Guard:
         _, in_a_row = self.counts()
         if in_a_row >= IN_A_ROW:
             raise UserError(
-                f"{in_a_row} steps in a row were skipped, since the norm of their gradient was "
-                f"not finite or above {self.bound:.3g} (the last: {self.last_norm():.3g}); "
-                + advice()
+                f"{in_a_row} steps in a row were skipped: the norm of their gradient was out of "
+                f"range, the last {self.last_norm():.3g}; {advice()}"
             )
 
     def tensors(self) -> dict[str, Tensor]:

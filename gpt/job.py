@@ -14,6 +14,7 @@ from gpt.config import TrainConfig, UserError
 from gpt.cuda_graph import GraphUpdate
 from gpt.data import Corpus, load_corpus
 from gpt.generate import encode_prompt
+from gpt.header import header
 from gpt.pretrained import Pretrained, load
 from gpt.run import Run
 from gpt.saving import say
@@ -51,7 +52,7 @@ def train(config: TrainConfig, device: str = "cpu") -> Run:
             trainer.start_from(weights)
         if config.graph:
             trainer.update = GraphUpdate(trainer)  # type: ignore[method-assign]
-        say(trainer.describe())
+        say(header(trainer))
         trainer.train()
         trainer.finish()
     return run
@@ -86,7 +87,10 @@ def with_corpus(
 def check_same(checkpoint: Checkpoint, config: TrainConfig, text: Text) -> None:
     """UserError, naming what differs, unless text, tokenizer and model are the checkpoint's."""
     if text.sha256 != checkpoint.text_sha256:
-        raise UserError(f"this run learns another text than {text.name}; resume it with its own")
+        remedy = "resume it with its own"
+        if config.eval_only:
+            remedy = f"to measure its model on this one: --init-from {config.out or 'RUN'}"
+        raise UserError(f"this run learns another text than {text.name}; {remedy}")
     if config.tokenizer != checkpoint.config.tokenizer:
         raise UserError("a run cannot change its tokenizer when it is resumed; leave that flag out")
     vocab_size = checkpoint.config.model.vocab_size
@@ -105,7 +109,8 @@ def _resumable_checkpoint(config: TrainConfig, text: Text) -> Checkpoint:
     check_same(checkpoint, config, text)
     if checkpoint.step > config.max_iters:
         raise UserError(
-            f"the run is at step {checkpoint.step} already, beyond --max-iters {config.max_iters}"
+            f"the run is at step {checkpoint.step:,} already, beyond --max-iters "
+            f"{config.max_iters:,}: give a larger one"
         )
     if other := _changes(checkpoint.config, config, but=_PLACES):
         say(f"from here on: {other}", sys.stderr)

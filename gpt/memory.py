@@ -103,6 +103,18 @@ def check(config: TrainConfig, device: str) -> None:
         )
 
 
+def check_samples(model: GPTConfig, n: int, device: str) -> None:
+    """UserError, with the number that would do, if n texts drawn at once need more than there is:
+    keys and values, and some orders and sums of a token's probabilities."""
+    each = 8 * model.n_layer * model.block_size * model.n_embd + 40 * model.vocab_size
+    there = available(device)
+    if there is not None and n * each > there[1]:
+        raise UserError(
+            f"{n:,} samples at once need about {_written(n * each)} of memory, and there are "
+            f"{_written(there[1])}: take --num-samples {max(min(there) // each, 1)}"
+        )
+
+
 def describe(config: TrainConfig, device: str) -> str:
     """What a run needs of what there is, in words."""
     there = available(device)
@@ -123,7 +135,8 @@ def available(device: str) -> tuple[int, int] | None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return total, total
     sizes = {name: 1024 * int(rest.split()[0]) for name, rest in (x.split(":") for x in lines)}
-    computer = sizes["MemAvailable"], sizes["MemTotal"] + sizes["SwapTotal"]
+    free = sizes.get("MemAvailable", sizes["MemFree"])  # the first not in every Linux
+    computer = free, sizes["MemTotal"] + sizes["SwapTotal"]
     there = [computer, *_containers()]
     return min(free for free, _ in there), min(total for _, total in there)
 
@@ -131,7 +144,11 @@ def available(device: str) -> tuple[int, int] | None:
 def _containers() -> list[tuple[int, int]]:
     """(free, all) in bytes of each control group around this process that has a limit."""
     found = []
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:  # no control groups in this system
+        return []
+    for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers not in _GROUPS:
             continue
@@ -186,4 +203,6 @@ def _smaller(config: TrainConfig, device: str, limit: int) -> str:
 def _written(size: float) -> str:
     if size < 1e9:
         return f"{size / 1e6:.0f} MB"
+    if size > 1e15:
+        return "more than 1,000,000 GB"
     return f"{size / 1e9:,.{1 if size < 1e11 else 0}f} GB"

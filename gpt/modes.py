@@ -11,6 +11,7 @@ from pathlib import Path
 from gpt.checkpoint import Checkpoint
 from gpt.config import TrainConfig, UserError
 from gpt.evaluation import bits_per_byte, lowest_loss
+from gpt.header import header
 from gpt.job import check_same, weights_for, with_corpus
 from gpt.pretrained import Pretrained
 from gpt.run import Run
@@ -40,7 +41,7 @@ def evaluate(config: TrainConfig, device: str = "cpu") -> None:
     trainer = Trainer(config, corpus, Run(Path()), device, share_work=True)
     start.restore(trainer.model)
     trainer.origin = origin
-    print(trainer.describe(), flush=True)
+    print(header(trainer), flush=True)
     losses = trainer.estimate_loss()
     bits = bits_per_byte(losses["val_loss"], corpus)
     print(
@@ -66,7 +67,7 @@ def overfit(config: TrainConfig, device: str = "cpu") -> None:
     trainer = Trainer(config, corpus, Run(Path()), device, share_work=True)
     lowest = lowest_loss(*(part.numpy() for part in trainer.team.share.batch(0)))
     goal = lowest + _REACHED
-    print(trainer.describe())
+    print(header(trainer))
     print(
         f"expected    the loss of this one batch falls below {goal:.4f}: {lowest:.4f} if every "
         "token is known by heart",

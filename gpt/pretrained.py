@@ -189,7 +189,7 @@ def _ours(path: Path) -> Pretrained:
         for name, array in checkpoint.tensors.items()
         if not name.startswith(("optimizer.", "scaler.", "guard."))
     }
-    origin = f"{path}, step {checkpoint.step:,}"
+    origin = f"{path}, of step {checkpoint.step:,}"
     return _pretrained(path, checkpoint.config.model, checkpoint.tokenizer, origin, tensors)
 
 

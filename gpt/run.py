@@ -73,7 +73,11 @@ class Run:
     @classmethod
     def resumable(cls, path: Path | None) -> Run:
         """The run at `path`, by default the newest. UserError if there is none."""
-        return cls.newest("last.safetensors") if path is None else cls(path)
+        if path is None:
+            return cls.newest("last.safetensors")
+        if not any(path.glob("*.safetensors")):
+            raise UserError(f"there is no run in {path} to go on with; check --out")
+        return cls(path)
 
     @classmethod
     def measured(cls, config: RunConfig) -> Path:

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from gpt import machine, pretrained
+from gpt import machine, memory, pretrained
 from gpt.config import SampleConfig, UserError
 from gpt.generate import encode_prompt, generate_texts
 from gpt.pretrained import Pretrained
@@ -40,6 +40,7 @@ class Speaker:
 
     def __init__(self, trained: Pretrained, config: SampleConfig, device: str = "cpu") -> None:
         self.config = config
+        memory.check_samples(trained.config, config.num_samples, device)
         self.model, self.tokenizer = trained.model(), trained.tokenizer
         self.model.to(device)
 

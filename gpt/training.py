@@ -15,11 +15,10 @@ from tqdm import tqdm
 
 import tensorlib
 from gpt import machine, memory
-from gpt.advice import advice
 from gpt.checkpoint import Checkpoint, optimizer_tensors
 from gpt.config import Sampling, TrainConfig, UserError
 from gpt.data import Corpus
-from gpt.ending import Ending
+from gpt.ending import Ending, after_divergence
 from gpt.evaluation import bits_per_byte
 from gpt.generate import generate_text
 from gpt.guard import Guard
@@ -95,7 +94,7 @@ class Trainer:
                         break
                     loss = self.update()
                     if self.device == "cpu" or self.step % 100 == 0:  # a GPU has to be waited for
-                        self.guard.check(self._advice)
+                        self._check_guard()
                     if self.saver.is_due() and self.guard.counts()[1] == 0:
                         self.saver.save(self.checkpoint(with_moments=True), self.run.last)
                     if bar.update():  # it has just been redrawn: time to look at the loss
@@ -137,15 +136,17 @@ class Trainer:
     def evaluate(self) -> str:
         """Estimate both losses, write them to metrics.jsonl, save the checkpoints; returns the line
         to print. UserError if training has diverged."""
+        config = self.config
         updates, seconds = self._since_mark()
         losses = self.estimate_loss()
         if not all(map(math.isfinite, losses.values())):
-            raise UserError(f"the loss is not finite at step {self.step}; {self._advice()}")
-        self.guard.check(self._advice)
+            raise UserError(
+                f"the loss is not finite at step {self.step}; {after_divergence(config, self.run)}"
+            )
+        self._check_guard()
         skipped, _ = self.guard.counts()
         per_step = seconds / updates if updates else None
-        tokens = self.config.tokens_per_step
-        bits = bits_per_byte(losses["val_loss"], self.corpus)
+        loss, bits = losses["val_loss"], bits_per_byte(losses["val_loss"], self.corpus)
         sample = self.sample() if self.sample_due() else None
         self.run.report(
             step=self.step,
@@ -155,22 +156,29 @@ class Trainer:
             grad_norm=self.guard.last_norm(),
             skipped=skipped,
             ms_per_step=per_step and 1e3 * per_step,
-            tokens_per_second=per_step and tokens / per_step,
+            tokens_per_second=per_step and config.tokens_per_step / per_step,
             sample=sample,
         )
-        # best before last: whoever resumes from last finds in best what it remembers
-        before, loss = self.best_loss, losses["val_loss"]
-        if before is None or loss < before:
-            self.best_loss = loss
-            if not self.saver.save(self.checkpoint(), self.run.best):
-                self.best_loss = before  # that of the file
-        self.saver.save(self.checkpoint(with_moments=True), self.run.last)
+        self._save(loss)
         self.run.plot(at_once=False)
         self._mark = (self.step, time.perf_counter())
         line = f"step {self.step}: train loss {losses['train_loss']:.4f}, val loss {loss:.4f}"
         line += f" ({bits:.4f} bits per byte)"
         line += f", skipped so far: {skipped}" if skipped else ""
         return line if sample is None else f"{line}\n{self._shown(sample)}"
+
+    def _save(self, loss: float) -> None:
+        """Both checkpoints, after an evaluation with this validation loss."""
+        # best before last: whoever resumes from last finds in best what it remembers
+        before = self.best_loss
+        if before is None or loss < before:
+            self.best_loss = loss
+            if not self.saver.save(self.checkpoint(), self.run.best):
+                self.best_loss = before  # that of the file
+        self.saver.save(self.checkpoint(with_moments=True), self.run.last)
+
+    def _check_guard(self) -> None:
+        self.guard.check(lambda: after_divergence(self.config, self.run))
 
     def estimate_loss(self) -> dict[str, float]:
         """The mean loss over some batches of either split, the same ones at every evaluation."""
@@ -252,50 +260,9 @@ class Trainer:
         self.precision.restore(checkpoint.tensors)
         self.guard.restore(checkpoint.tensors, self.device)
         self.step, self.best_loss = checkpoint.step, checkpoint.best_loss
-        self.origin = f"{self.run.last}"
+        self.origin = f"{self.run.last}, of step {checkpoint.step:,}"
         self.run.rewind(self.step)
         self._mark = (self.step, time.perf_counter())
-
-    def describe(self) -> str:
-        """The header of a run: what learns what, where, and how much work a step is."""
-        config, corpus = self.config, self.corpus
-        size = f"{config.batch_size} x {config.model.block_size}"
-        if config.grad_accum > 1:
-            size = f"{config.grad_accum} x {size}"
-        processes = f", {self.processes} processes" if self.processes > 1 else ""
-        dtype = f", {self.precision.dtype}" if self.precision.dtype != "float32" else ""
-        parameters, read = self.model.num_parameters(), config.max_iters * config.tokens_per_step
-        fit = advice(len(corpus.train), parameters, read, config.model.dropout)
-        lines = [
-            f"device      {self.device}{processes}{dtype}",
-            f"text        {corpus.name}: {len(corpus.train):,} tokens to learn, "
-            f"{len(corpus.val):,} to validate",
-            f"tokenizer   {corpus.tokenizer.name}, vocabulary {config.model.vocab_size:,}",
-            f"model       {parameters:,} parameters",
-            f"weights     {self.origin}",
-            f"batch       {size} = {config.tokens_per_step:,} tokens, "
-            f"{self.flops() / 1e9:,.1f} GFLOP a step",
-            f"memory      {memory.describe(config, self.device)}",
-        ]
-        if not (config.eval_only or config.overfit_batch):
-            lines.append(f"run         {self.run}, from step {self.step} to {config.max_iters:,}")
-            lines.append(f"reading     {fit[0]}")
-            lines += [f"note        {line}" for line in fit[1:]]
-        return "\n".join(lines)
-
-    def flops(self) -> float:
-        """Floating-point operations of a training step."""
-        return self.config.tokens_per_step * self.model.flops_per_token()
-
-    def _advice(self) -> str:
-        """What to do when training has diverged."""
-        config, rate = self.config, self.config.learning_rate / 10
-        flags = f"--learning-rate {rate:g}"
-        flags += f" --min-lr {rate:g}" if config.min_lr > rate else ""
-        flags += "" if config.grad_clip else " --grad-clip 1"
-        if self.run.last.exists():
-            return f"--resume --out {self.run} {flags} goes on from the last checkpoint before"
-        return f"begin anew with {flags}"
 
     def _since_mark(self) -> tuple[int, float]:
         if self.device != "cpu":

@@ -206,3 +206,19 @@ def test_a_run_that_cannot_fit_says_so_at_once(script, text_file, tmp_path):
     needs = r"error: this run needs about [\d,]+ GB of memory, .*: take --batch-size .*\n"
     assert re.fullmatch(needs, done.stderr)
     assert not (tmp_path / "runs").exists()
+
+
+def test_samples_that_cannot_fit(there):
+    model = GPTConfig(50257, block_size=1024, n_layer=12, n_head=12, n_embd=768)
+    there(3, 4)  # keys and values of one: 12 * 1024 * 768 * 2 float32, 75 MB
+    memory.check_samples(model, 40, "cpu")
+    with pytest.raises(UserError, match=r"--num-samples 3\d$"):
+        memory.check_samples(model, 60, "cpu")
+
+
+def test_a_system_without_control_groups(monkeypatch, tmp_path):
+    original = memory.Path
+    monkeypatch.setattr(
+        memory, "Path", lambda x, *y: original(tmp_path if "cgroup" in x else x, *y)
+    )
+    assert memory.available("cpu")[1] > 1e8

@@ -279,6 +279,12 @@ def test_eval_only_measures_and_writes_nothing(script, worse, tiny, tmp_path):
         if of is first:
             whole_told = "loss {full_val_loss:.4f} ({full_val_bits_per_byte:.4f} bits per byte)\n"
             assert done.stdout.endswith("whole validation split: " + whole_told.format(**whole))
+    other = tmp_path / "other.txt"
+    other.write_text(worse.read_text()[::-1])
+    done = script("train.py", "--eval-only", "--data", other, "--out", run)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(f"to measure its model on this one: --init-from {run}\n")
+    other.unlink()
     assert files(run) == before
     assert set(tmp_path.rglob("*")) - around <= set((tmp_path / "matplotlib").rglob("*"))
 
