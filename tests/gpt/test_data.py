@@ -250,7 +250,7 @@ def test_a_plain_word():
         return advice(*sizes)[1:]
 
     assert advice(1_003_854, 816_705, 2000 * 12 * 64) == [
-        "1.23 tokens per parameter, the text is read 1.53 times"
+        "1.23 tokens per parameter; the run reads the text 1.53 times"
     ]  # tiny Shakespeare and the default model: nothing to warn of
     assert "0.093 tokens" in advice(1_003_854, 10_788_929, 5000 * 64 * 256)[0]
     (line,) = notes(1_003_854, 10_788_929, 5000 * 64 * 256)
@@ -264,4 +264,4 @@ def test_a_plain_word():
     assert "model is small" in line
     assert "70,000,000,000 parameters" in line
     assert notes(10**9, 10**6, 10**6) == []
-    assert "to 0.10%" in advice(10**9, 10**6, 10**6)[0]
+    assert "0.10% of the text" in advice(10**9, 10**6, 10**6)[0]

@@ -70,6 +70,14 @@ def test_what_cannot_be_read(tmp_path, content, message, monkeypatch):
         assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\0\0", b"%PDF-1.4\n%\xe2\xe3", b"PK\3\4\0\xff"])
+def test_what_no_conversion_makes_a_text(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(UserError, match=r"not UTF-8 text.*of another kind") as error:
+        load_text(tmp_path / "file")
+    assert "iconv" not in str(error.value)
+
+
 def test_a_text_that_changes_meanwhile(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("one thing")
