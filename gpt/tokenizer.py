@@ -50,6 +50,9 @@ class Tokenizer:
 
         IndexError for a token that does not exist.
         """
+        tokens = list(tokens)
+        if min(tokens, default=0) < 0:
+            raise IndexError("a token is negative")
         return b"".join(self.tokens[token] for token in tokens)
 
     def decode(self, tokens: Iterable[Any]) -> str:

@@ -202,6 +202,9 @@ def test_training_on_a_folder(script, tmp_path, text, tiny):
     done = script("train.py", *flags, "--glob", "*.md *.py")
     assert done.returncode == 0, done.stderr
     assert f"{int(0.9 * (len(text) + 5)):,} tokens to learn" in done.stdout
+    assert "tokens per parameter; the run reads 2.73% of the text" in done.stdout
+    often = script("train.py", *flags, "--glob", "*.py", "--batch-size", 1000)
+    assert "the text is small for this model" in often.stdout, often.stderr
 
 
 # ------------------------------------------------------------------------------------ the download
