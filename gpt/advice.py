@@ -19,8 +19,8 @@ def advice(tokens: int, parameters: int, read: int, dropout: float = 0.0) -> lis
     tokens: of the text, to learn from. read: in the whole run, repetitions included.
     """
     passes = read / tokens
-    often = f"{passes:.3g} times" if passes >= 1 else f"to {passes:.2%}"
-    lines = [f"{tokens / parameters:.3g} tokens per parameter, the text is read {often}"]
+    amount = f"the text {passes:.3g} times" if passes >= 1 else f"{passes:.2%} of the text"
+    lines = [f"{tokens / parameters:.3g} tokens per parameter; the run reads {amount}"]
     if passes > PASSES and tokens < TOKENS_PER_PARAMETER * parameters:
         help = ["a longer text", "a smaller model", "--early-stop"]
         help += [] if dropout else ["--dropout 0.2"]

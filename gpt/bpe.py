@@ -92,11 +92,9 @@ class _Row:
             content = word.encode()
             self.token += [*content, _EDGE]
             self.weight += [count] * (len(content) + 1)
-        n = len(self.token)  # its neighbours:
-        self.left, self.right = (
-            list(range(-1, n - 1)),
-            list(range(1, n + 1)),
-        )
+        n = len(self.token)
+        self.left = list(range(-1, n - 1))  # the neighbours of each place
+        self.right = list(range(1, n + 1))
         self.pairs: Counter[tuple[int, int]] = Counter()
         self.places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for i in range(n - 1):

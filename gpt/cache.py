@@ -6,6 +6,7 @@ bit flipped, is noticed, and made again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -24,8 +25,9 @@ def keep(path: Path, content: Iterable[Any]) -> None:
     rename. OSError if that cannot be done; then there is no file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f"{path.name}.*.unfinished"):  # by a process that was killed
-        if time.time() - left.stat().st_mtime > _ABANDONED:
-            left.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # whoever wrote it has just finished
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
     descriptor, beside = tempfile.mkstemp(".unfinished", f"{path.name}.", path.parent)
     try:
         with open(descriptor, "wb") as file:

@@ -177,6 +177,11 @@ def parse(
     except SystemExit as status:
         if not status.code:
             raise  # --help
+        # tyro takes the value of an unknown flag for that of a positional argument
+        given = [a.split("=")[0] for a in arguments or sys.argv[1:] if a.startswith("--")]
+        for flag in () if partial else given:
+            if flag[2:].replace("_", "-").removeprefix("no-") not in _flags(cls):
+                raise UserError(_unknown(flag, cls)) from None
         raise UserError(_first_paragraph(complaint.getvalue())) from None
     if unknown and not partial:
         raise UserError(_unknown(unknown[0].split("=")[0], cls))
@@ -210,7 +215,7 @@ def _flags(cls: type) -> list[str]:
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(field.default):
             flags += _flags(type(field.default))
-        else:
+        elif "Positional" not in str(field.type):
             flags.append(field.name.replace("_", "-"))
     return flags
 

@@ -92,7 +92,7 @@ class GPTConfig:
     dropout: float = 0.0
     """Fraction dropped in training, in the video's three places."""
     activation: Activation = "relu"
-    """Of the MLP; gelu is PyTorch's and nanoGPT's, gelu-tanh GPT-2's."""
+    """Of the MLP; gelu is PyTorch's and nanoGPT's, gelu_tanh GPT-2's."""
     bias: bool = True
     """Biases in linear layers and LayerNorms."""
     qkv_bias: bool = False

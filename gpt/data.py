@@ -104,8 +104,8 @@ def load_corpus(text: Text, tokenizer: str | Tokenizer, block_size: int) -> Corp
     tokens, needed = len(train) + len(val), 10 * (block_size + 1)
     if tokens < needed:
         raise UserError(
-            f"{text.name} is too short: {tokens} tokens, where --block-size {block_size} "
-            f"needs {needed}; take a longer text or a smaller block size"
+            f"{text.name} is too short: {tokens:,} tokens, where --block-size {block_size} "
+            f"needs {needed:,}; take a longer text or a smaller block size"
         )
     return Corpus(text.name, text.sha256, tokenizer, train, val)
 

@@ -63,8 +63,8 @@ def weights_for(config: TrainConfig, path: Path) -> Pretrained:
     weights = load(path)
     model = dataclasses.asdict(config.model) | {"tokenizer": config.tokenizer}
     theirs = dataclasses.asdict(weights.config) | {"tokenizer": weights.tokenizer.name}
-    for name in model.keys() - {"block_size", "dropout", "vocab_size"}:
-        if model[name] != theirs[name]:
+    for name in model:
+        if name not in ("block_size", "dropout", "vocab_size") and model[name] != theirs[name]:
             raise UserError(
                 f"{path} is of a model with {name} {theirs[name]}, not {model[name]}; leave that "
                 "flag out (of the model only --block-size and --dropout can change)"
@@ -87,10 +87,12 @@ def with_corpus(
 def check_same(checkpoint: Checkpoint, config: TrainConfig, text: Text) -> None:
     """UserError, naming what differs, unless text, tokenizer and model are the checkpoint's."""
     if text.sha256 != checkpoint.text_sha256:
-        remedy = "resume it with its own"
+        remedy = "give it its own with --data, or begin a new run with its weights: --init-from"
         if config.eval_only:
             remedy = f"to measure its model on this one: --init-from {config.out or 'RUN'}"
-        raise UserError(f"this run learns another text than {text.name}; {remedy}")
+        raise UserError(
+            f"this run learns another text than {text.name}, or that has changed since; {remedy}"
+        )
     if config.tokenizer != checkpoint.config.tokenizer:
         raise UserError("a run cannot change its tokenizer when it is resumed; leave that flag out")
     vocab_size = checkpoint.config.model.vocab_size

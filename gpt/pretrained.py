@@ -31,7 +31,8 @@ from gpt.tokenizer import (
     gpt2_tokenizer_from_files,
     tokenizer_from_record,
 )
-from gpt.torch_file import TorchFile, TorchTensor, unpickle_file
+from gpt.torch_file import TorchFile, unpickle_file
+from gpt.unpickle import TorchTensor
 from tensorlib.nn.utils import skip_init
 
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -85,6 +86,11 @@ def load(path: Path) -> Pretrained:
 
     UserError if there is none, if it is damaged, or has a part that our model lacks.
     """
+    if not path.exists() and path.name.startswith("gpt2"):  # as nanoGPT's --init_from takes it
+        raise UserError(
+            f"there is no file or folder {path}; GPT-2's weights are at huggingface.co/"
+            "openai-community: give the path of the folder that you download"
+        )
     if path.is_dir():
         names = ("best.safetensors", "model.safetensors.index.json", "model.safetensors", "ckpt.pt")
         found = [path / name for name in names if (path / name).exists()]
@@ -213,19 +219,21 @@ def _hugging_face(path: Path) -> Pretrained:
         path, tensors, n_head=settings.get("n_head"), activation=ACTIVATIONS[activation],
         qkv_bias=True, tied_head=tied, scaled_init=True,
     )  # fmt: skip
-    tokenizer = _hugging_face_tokenizer(folder)
+    record = folder / OUR_TOKENIZER
+    tokenizer = (
+        tokenizer_from_record(read_json(record)) if record.exists() else _gpt2_tokenizer(folder)
+    )
     if not tied:  # our head has a bias: of zeros it makes no difference
         zeros = np.zeros(tokenizer.vocab_size, np.float32)
         tensors["lm_head.bias"] = Stored(zeros.shape, lambda: zeros)
     return _pretrained(path, config, tokenizer, f"{path} (GPT-2)", tensors)
 
 
-def _hugging_face_tokenizer(folder: Path) -> Tokenizer:
-    if (folder / OUR_TOKENIZER).exists():
-        return tokenizer_from_record(read_json(folder / OUR_TOKENIZER))
+def _gpt2_tokenizer(folder: Path) -> Tokenizer:
+    """GPT-2's, by its files in the folder of a model, or else by tiktoken."""
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         return gpt2_tokenizer_from_files(folder)
-    return gpt2_tokenizer()
+    return gpt2_tokenizer(f"copy GPT-2's vocab.json and merges.txt into {folder}")
 
 
 def _shards(path: Path) -> dict[str, Stored]:
@@ -272,7 +280,7 @@ def _nanogpt_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     if meta.exists():
         return _char_tokenizer(meta)
     if vocab_size >= _GPT2_TOKENS:
-        return gpt2_tokenizer()
+        return _gpt2_tokenizer(path.parent)
     raise UserError(
         f"{path} has {vocab_size} tokens, but not what they mean: copy meta.pkl beside it, "
         "from nanoGPT's data/<dataset>/"

@@ -40,8 +40,8 @@ def as_float32(data: Any, dtype: str) -> np.ndarray:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
-    """(tensors, metadata) of a safetensors file. UserError if it is damaged, or holds something
-    else than floating-point numbers."""
+    """(tensors, metadata) of a safetensors file; tensors of other than floating-point numbers, such
+    as masks, are left out. UserError if it is damaged."""
     try:
         with safe_open(path, framework="numpy") as file:  # proves that the header is right
             metadata = file.metadata() or {}

@@ -129,13 +129,20 @@ def _decoded(source: Path | BinaryIO) -> Iterator[tuple[int, str]]:
                 yield len(block), decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
                 place = done - len(error.object) + error.start
-                utf_16 = place == 0 and block[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
                 raise UserError(
-                    f"{name} is not UTF-8 text (byte {place}); convert it, for instance: "
-                    f"iconv -f {'utf-16' if utf_16 else 'latin1'} -t utf-8"
+                    f"{name} is not UTF-8 text (byte {place}); {_remedy(error.object, source)}"
                 ) from None
             if not block:
                 return
+
+
+def _remedy(block: bytes, source: Path | BinaryIO) -> str:
+    """What to do with a file that begins with a block like this one."""
+    utf_16 = block[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    if not utf_16 and (b"\0" in block or block.startswith(b"%PDF-")):
+        return "it is of another kind: leave it out, or save its text as plain text"
+    name = source if isinstance(source, Path) else "FILE"
+    return f"convert it: iconv -f {'utf-16' if utf_16 else 'latin1'} -t utf-8 {name} > new.txt"
 
 
 @contextlib.contextmanager

@@ -50,6 +50,9 @@ class Tokenizer:
 
         IndexError for a token that does not exist.
         """
+        tokens = list(tokens)
+        if min(tokens, default=0) < 0:
+            raise IndexError("a token is negative")
         return b"".join(self.tokens[token] for token in tokens)
 
     def decode(self, tokens: Iterable[Any]) -> str:
@@ -144,10 +147,12 @@ class BPETokenizer(Tokenizer):
         return BPETokenizer, (self.merged, self.special)
 
 
-def gpt2_tokenizer(timeout: float = 20) -> BPETokenizer:
+def gpt2_tokenizer(
+    instead: str = "take --tokenizer bpe:1024, which learns from the text", timeout: float = 20
+) -> BPETokenizer:
     """GPT-2's own, by tiktoken, which downloads the vocabulary when it is first used.
 
-    UserError, with what to do, if it cannot be had within `timeout` seconds.
+    UserError if it cannot be had within `timeout` seconds; instead: what to do then.
     """
     import tiktoken
 
@@ -155,9 +160,8 @@ def gpt2_tokenizer(timeout: float = 20) -> BPETokenizer:
         encoding = within(timeout, lambda: tiktoken.get_encoding("gpt2"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot download GPT-2's vocabulary ({type(error).__name__}): take --tokenizer "
-            "bpe:1024, which learns from the text, or set TIKTOKEN_CACHE_DIR to a directory that "
-            "has tiktoken's files"
+            f"cannot download GPT-2's vocabulary ({type(error).__name__}): {instead}, or set "
+            "TIKTOKEN_CACHE_DIR to a directory that has tiktoken's files"
         ) from None
     tokens = [encoding.decode_single_token_bytes(i) for i in range(encoding.n_vocab - 1)]
     return BPETokenizer(tokens, END_OF_TEXT)

@@ -23,7 +23,7 @@ from gpt.model import GPT
 from gpt.pretrained import load
 from gpt.run import read_config
 from gpt.tokenizer import BPETokenizer, CharTokenizer, tokenizer_from_record
-from gpt.torch_file import UnreadableError, unpickle
+from gpt.unpickle import UnreadableError, unpickle
 from tensorlib.serialization import load_file, save_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bounds memory as Linux does")
@@ -168,7 +168,7 @@ def few_tokens(monkeypatch):
     class Tokenizer:
         name, vocab_size = "gpt2", 32
 
-    monkeypatch.setattr("gpt.pretrained.gpt2_tokenizer", Tokenizer)
+    monkeypatch.setattr("gpt.pretrained.gpt2_tokenizer", lambda instead: Tokenizer())
 
 
 def test_a_damaged_nanogpt_checkpoint(attack, tmp_path, few_tokens):

@@ -42,7 +42,7 @@ def our_characters(monkeypatch):
     class Tokenizer:
         name, vocab_size = "gpt2", 32
 
-    monkeypatch.setattr("gpt.pretrained.gpt2_tokenizer", Tokenizer)
+    monkeypatch.setattr("gpt.pretrained.gpt2_tokenizer", lambda instead: Tokenizer())
 
 
 def save_nanogpt(model, folder, chars=CHARS, **options):
@@ -234,6 +234,7 @@ def refusal(path):
 
 def test_nothing_there(tmp_path):
     assert "No such file" in refusal(tmp_path / "nothing")
+    assert "huggingface.co" in refusal(tmp_path / "gpt2-xl")
     assert "no model" in refusal(tmp_path)
 
 

@@ -70,6 +70,14 @@ def test_what_cannot_be_read(tmp_path, content, message, monkeypatch):
         assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\0\0", b"%PDF-1.4\n%\xe2\xe3", b"PK\3\4\0\xff"])
+def test_what_no_conversion_makes_a_text(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(UserError, match=r"not UTF-8 text.*of another kind") as error:
+        load_text(tmp_path / "file")
+    assert "iconv" not in str(error.value)
+
+
 def test_a_text_that_changes_meanwhile(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("one thing")
@@ -194,6 +202,9 @@ def test_training_on_a_folder(script, tmp_path, text, tiny):
     done = script("train.py", *flags, "--glob", "*.md *.py")
     assert done.returncode == 0, done.stderr
     assert f"{int(0.9 * (len(text) + 5)):,} tokens to learn" in done.stdout
+    assert "tokens per parameter; the run reads 2.73% of the text" in done.stdout
+    often = script("train.py", *flags, "--glob", "*.py", "--batch-size", 1000)
+    assert "the text is small for this model" in often.stdout, often.stderr
 
 
 # ------------------------------------------------------------------------------------ the download

@@ -113,8 +113,9 @@ def test_half_a_character(tokenizer):
 
 @pytest.mark.parametrize("tokenizer", [CharTokenizer("abc"), *OF_ANY_TEXT])
 def test_a_token_that_does_not_exist(tokenizer):
-    with pytest.raises(IndexError):
-        tokenizer.decode([tokenizer.vocab_size])
+    for token in (tokenizer.vocab_size, -1):
+        with pytest.raises(IndexError):
+            tokenizer.decode([0, token])
 
 
 # ------------------------------------------------------------------------------------------ GPT-2

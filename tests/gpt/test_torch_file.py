@@ -11,7 +11,8 @@ import torch
 from damage import EVIL
 
 from gpt.config import UserError
-from gpt.torch_file import TorchFile, TorchTensor, unpickle, unpickle_file
+from gpt.torch_file import TorchFile, unpickle_file
+from gpt.unpickle import TorchTensor, unpickle
 
 RANDOM = torch.Generator().manual_seed(0)
 TENSORS = {

@@ -83,6 +83,19 @@ def test_sampling_gpt2(gpt2, script):
 
 
 @pytest.mark.slow
+def test_gpt2_without_its_vocabulary(script, text_file, tmp_path):
+    """A model has its tokenizer: `--tokenizer bpe:1024` would be no help."""
+    reference = TorchGPT2(V=50_257, n_layer=1)
+    reference.save_hugging_face(tmp_path / "theirs")
+    (tmp_path / "nanogpt").mkdir()
+    torch.save(reference.nanogpt_checkpoint(), tmp_path / "nanogpt" / "ckpt.pt")
+    for folder in ("theirs", "nanogpt"):
+        remedy = f"copy GPT-2's vocab.json and merges.txt into {folder}"
+        check_mistake(script("sample.py", "--checkpoint", folder), remedy)
+        check_mistake(script("train.py", "--data", text_file, "--init-from", folder), remedy)
+
+
+@pytest.mark.slow
 def test_fine_tuning_and_resuming_without_the_weights(nanogpt, script, text_file, tmp_path):
     reference, folder = nanogpt
     flags = ["--data", text_file, "--max-iters", 2, "--eval-interval", 2, "--eval-iters", 1]
