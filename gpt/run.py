@@ -52,6 +52,7 @@ except ImportError:  # Windows
 
 RUNS = Path("runs")
 _LONGEST_CONFIG = 2**20  # bytes
+_FIRST_DRAWING = 5.0  # seconds after the beginning; until then there is hardly anything to see
 _DRAWING_SHARE = 0.02  # of the time that a run takes, at most
 
 
@@ -65,7 +66,8 @@ class Run:
         self.metrics = path / "metrics.jsonl"
         self.curve = path / "loss.png"
         self._unwritten: list[str] = []  # reports that found no room
-        self._next_drawing = 0.0  # the time of time.monotonic() from which on it is due
+        # the time of time.monotonic() from which on it is due
+        self._next_drawing = time.monotonic() + _FIRST_DRAWING
 
     def __str__(self) -> str:
         return str(self.path)
@@ -191,12 +193,13 @@ class Run:
             write_atomically(self.metrics, "".join(kept).encode())
 
     def plot(self, at_once: bool = True) -> None:
-        """Draw loss.png from metrics.jsonl. at_once=False: not if drawing would then take more than
-        a fiftieth of the run's time. What cannot be written is told on standard error."""
+        """Draw loss.png from metrics.jsonl. at_once=False: not in the first seconds of a run, nor
+        if drawing would then take more than a fiftieth of its time. What cannot be written is told
+        on standard error."""
         begun = time.monotonic()
         if begun < self._next_drawing and not at_once:
             return
-        from gpt.curves import draw  # half a second to import
+        from gpt.curves import draw  # a second to import
 
         with dispensable(self.curve):
             write_atomically(self.curve, draw(self.reports(), str(self)))

@@ -1,4 +1,5 @@
-"""One thread (the same sums in the same order) and the profiles of hypothesis.
+"""One thread for each process (the same sums in the same order, and no more threads than cores),
+and the profiles of hypothesis.
 
 `HYPOTHESIS_PROFILE=explore python -m pytest tests/test_properties.py` looks for new
 counterexamples; the default draws the same programs every time.
@@ -7,6 +8,7 @@ counterexamples; the default draws the same programs every time.
 fused` by the fused kernels; `--device cuda-emulated` does so on `cuda/fake_cupy.py`, without a GPU.
 """
 
+import gc
 import os
 
 import fake_cupy
@@ -14,10 +16,14 @@ import harness
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from threadpoolctl import threadpool_limits
 
 from tensorlib.kernels import use_fused
 
 torch.set_num_threads(1)
+threadpool_limits(1, "blas")
+os.environ["OMP_NUM_THREADS"] = "1"  # the same for the commands that tests start,
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # which start sooner from compiled files
 
 quiet = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("default", derandomize=True, max_examples=150, **quiet)
@@ -39,6 +45,19 @@ def pytest_configure(config):
     harness.device = name.removesuffix("-emulated")
     if config.getoption("--kernels") == "fused":
         use_fused()
+
+
+def pytest_collection_finish():
+    gc.freeze()  # modules and tests stay: no need to look through them again and again
+
+
+@pytest.fixture(autouse=True)
+def _unprepared():
+    """What `gpt.machine.prepare` does to a process that trains ends with the test."""
+    yield
+    if not gc.isenabled():
+        gc.enable()
+        threadpool_limits(1, "blas")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -91,6 +91,7 @@ def test_a_training_step_beside_pytorch(measured, monkeypatch, capsys):
     assert causal <= share
 
 
+@pytest.mark.slow
 @linux
 def test_memory_and_one_operation(measured):
     measured("memory")
@@ -133,6 +134,7 @@ def gpu(measured, monkeypatch, tmp_path):
         yield lambda what, **options: measured(what, device="gpu", threads=(), **options)
 
 
+@pytest.mark.slow
 @emulated
 def test_a_training_step_on_a_gpu(gpu):
     text, (times,) = gpu("step")
@@ -197,7 +199,8 @@ def test_the_recipe_on_a_gpu(gpu, monkeypatch, tmp_path):
     expected = train(here).reports()[-1]
     for (times,) in (r.values() for r in record):
         seconds, step, loss = times.blocks[0]
-        assert (step, loss) == (expected["best_step"], pytest.approx(expected["full_val_loss"]))
+        assert step == expected["best_step"]
+        assert loss == pytest.approx(expected["full_val_loss"], rel=1e-5)
         assert seconds > 0
     assert f"{expected['full_val_loss']:.4f}" in markdown
 
@@ -236,10 +239,11 @@ def test_without_a_gpu_there_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_everything(measured):
+def test_everything(measured, monkeypatch):
+    monkeypatch.delitem(benchmarks.BASELINES, "compile")  # it takes a while
     text, record = measured("all", size=("notebook", "video"))
     assert len(re.findall("^## ", text, re.MULTILINE)) == len(benchmarks.SECTIONS)
-    failures = [t.failure for times in record for who, t in times.items() if who != "compile"]
+    failures = [t.failure for times in record for t in times.values()]
     assert set(failures) == {""}
 
 

@@ -362,6 +362,7 @@ def test_a_wrong_shape(monkeypatch, capsys):
 # ---- the command --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_whole_command_finds_nothing_wrong(capsys):
     assert command.main([]) == 0
     out = capsys.readouterr().out

@@ -93,7 +93,8 @@ def _compiled(code: str, options: tuple[str, ...], include: Path) -> Path:
         for name in ("cuda_fp16.h", "cuda_bf16.h"):  # which `cuda_on_cpu.h` stands for
             (headers / name).touch()
         source, unfinished = target.with_suffix(".cpp"), target.with_suffix(f".{os.getpid()}")
-        source.write_text(code)
+        unfinished.write_text(code)
+        unfinished.rename(source)  # at once: another process may be compiling the same
         command = ["g++", *_FLAGS, f"-I{headers}", f"-I{include}", *flags, "-include", str(_HEADER)]
         command += ["-o", str(unfinished), str(source), "-lc", "-lm", "-lgcc"]
         result = subprocess.run(command, capture_output=True, text=True)

@@ -26,8 +26,14 @@ def text_file(tmp_path, text):
     return path
 
 
+@pytest.fixture(scope="session")
+def matplotlib_cache(tmp_path_factory):
+    """Its list of fonts takes a while to make."""
+    return tmp_path_factory.mktemp("matplotlib")
+
+
 @pytest.fixture
-def script(tmp_path):
+def script(tmp_path, matplotlib_cache):
     """script("train.py", "--seed", 3) runs it in a directory of its own, and returns what it did;
     `start=True` returns the running process instead. A name without .py is a module's. Standard
     input is empty but for `input`; other names are of environment variables."""
@@ -35,7 +41,7 @@ def script(tmp_path):
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "80",
-        "MPLCONFIGDIR": str(tmp_path / "matplotlib"),
+        "MPLCONFIGDIR": str(matplotlib_cache),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "HOME": str(tmp_path),
         "https_proxy": "http://127.0.0.1:9",  # nobody answers there: no network in tests

@@ -139,11 +139,11 @@ def test_a_second_ctrl_c_destroys_nothing(script, text_file, tiny, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_at_any_moment_of_the_start(script, text_file, tiny, tmp_path):
     flags = [*CORPUS, *tiny, "--max-iters", 100_000, "--processes", 2]
-    for i in range(8):
+    for i in range(5):
         process = script("train.py", *flags, "--out", f"run{i}", start=True)
         while not (tmp_path / f"run{i}").exists() and process.poll() is None:
             time.sleep(0.001)
-        time.sleep(0.05 * i)
+        time.sleep(0.08 * i)
         for pid in (*workers(process), process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)
