@@ -57,18 +57,10 @@ class Corpus:
         return load_corpus(Text.from_string(name, text), tokenizer, block_size)
 
     @functools.cached_property
-    def train_bytes(self) -> int:
-        """How many bytes of UTF-8 the training split is."""
-        return self._bytes(self.train)
-
-    @functools.cached_property
     def val_bytes(self) -> int:
         """How many bytes of UTF-8 the validation split is: for bits per byte, which can be compared
         between tokenizers."""
-        return self._bytes(self.val)
-
-    def _bytes(self, tokens: np.ndarray) -> int:
-        lengths = np.array([len(token) for token in self.tokenizer.tokens])
+        lengths, tokens = np.array([len(token) for token in self.tokenizer.tokens]), self.val
         size = 1 << 20  # tokens at once
         return sum(int(lengths[tokens[i : i + size]].sum()) for i in range(0, len(tokens), size))
 
