@@ -1,8 +1,8 @@
 """Let a trained GPT continue a text: `python sample.py --prompt "ROMEO:"`."""
 
-from gpt import cli
+from gpt.commands import cli
+from gpt.commands.sampling import sample
 from gpt.config import SampleConfig
-from gpt.sampling import sample
 
 
 def main() -> None:

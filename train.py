@@ -1,7 +1,7 @@
 """Train a GPT on a text: `python train.py`, and `python train.py --help` for what can be set."""
 
-from gpt import cli, modes
-from gpt.job import train
+from gpt.commands import cli, modes
+from gpt.commands.job import train
 
 
 def main() -> None:

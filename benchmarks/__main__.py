@@ -19,9 +19,9 @@ import tyro
 from benchmarks import gpu_tables, limit, report
 from benchmarks.contest import Job, Times, alternate, ratios
 from benchmarks.worker import CHAIN
-from gpt import cli
+from gpt.commands import cli
 from gpt.config import PRESETS, TrainConfig, UserError
-from gpt.machine import cores
+from gpt.fast.machine import cores
 
 What = Literal[
     "step", "ops", "kernels", "launches", "sampling", "memory", "recipe", "tape", "growth", "all"

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpt.config import TrainConfig, from_record, to_record
+from gpt.config import TrainConfig
+from gpt.record import from_record, to_record
 
 Step = Callable[[], Any]
 PAUSE = 0.05  # seconds before a turn, in which the threads of the one before stop spinning

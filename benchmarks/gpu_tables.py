@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import report, roofline
 from benchmarks.contest import Job, Times
 from gpt.config import PRESETS, TrainConfig
-from gpt.machine import cores
+from gpt.fast.machine import cores
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Benchmark

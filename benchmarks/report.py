@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.contest import Times, ratios
-from gpt.machine import cores
+from gpt.fast.machine import cores
 from tensorlib.device import library
 
 HEAD = """# Ours beside PyTorch

@@ -24,8 +24,8 @@ import numpy as np
 
 from benchmarks import gpu, limit, roofline
 from benchmarks.contest import Job, Step, timed
-from gpt import machine
 from gpt.config import GPTConfig, Sampling, TrainConfig
+from gpt.fast import machine
 
 Measure = Callable[[float], list[float]]  # seconds to spend -> what was measured
 CHAIN = 1000  # multiplications on the tape
@@ -52,7 +52,7 @@ def our_trainer(job: Job) -> Any:
     """
     _our_kernels(job)
     from gpt.data import Corpus
-    from gpt.run import Run
+    from gpt.runs.run import Run
     from gpt.tokenizer import CharTokenizer
     from gpt.training import Trainer
 
@@ -141,7 +141,7 @@ def _resident(process: str) -> dict[str, int]:
 def recipe(job: Job) -> Measure:
     """A whole run of train.py: its seconds, the step of its best model, and that one's loss over
     the whole validation split."""
-    from gpt.job import train
+    from gpt.commands.job import train
 
     _our_kernels(job)
 
@@ -232,7 +232,7 @@ def sampling(job: Job) -> Step:
     n = job.config.model.block_size - 1
     if job.who == "ours":
         import tensorlib
-        from gpt import machine
+        from gpt.fast import machine
         from gpt.generate import generate
         from gpt.model import GPT
 

@@ -1,12 +1,10 @@
-"""A GPT on `tensorlib`. What the video has comes first; start with `model.py`.
+"""A GPT on `tensorlib`.
 
-The video    config, tokenizer, data, model, generate, training; checkpoint; job, what train.py does
-Faster       parallel, several processes; decode, a token at a time; machine, threads and memory;
-             on a GPU precision and cuda_graph
-Any text     text, to find and read it; bpe, to learn tokens; cache, network; advice on sizes
-Weights      pretrained, of three origins; stored, torch_file and unpickle, their files; export
-A long run   run, its directory; saving, signals, guard, ending; memory, asked for before
-To look at   header, evaluation, curves, sampling; modes, runs that measure only; report, inside
+The files beside this one are the video's: start with `model`, then `training` and `generate`; what
+they take is in `config`, `tokenizer` and `data`, and what they leave, in `checkpoint`. All the rest
+is in folders: `text`, from a file to tokens; `fast`, what makes a step short; `runs`, what keeps a
+long run whole; `weights`, to start from; `commands`, what the scripts do; `report`, a page to look
+at. `python -m gpt.export` writes a model for Hugging Face.
 """
 
 from gpt.config import GPTConfig, TrainConfig, UserError

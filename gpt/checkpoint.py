@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import tensorlib
-from gpt.config import GPTConfig, TrainConfig, UserError, from_record, to_record
+from gpt.config import GPTConfig, TrainConfig, UserError
 from gpt.model import GPT
+from gpt.record import from_record, to_record
 from gpt.tokenizer import Tokenizer, tokenizer_from_record
 from tensorlib.nn.utils import parameters_to_vector
 from tensorlib.serialization import CHECKSUM, load_file, save_file
@@ -140,7 +141,7 @@ class Checkpoint:
 def optimizer_tensors(model: GPT, optimizer: Any) -> dict[str, Any]:
     """AdamW's two moments of every parameter, by the parameter's name.
 
-    The optimizer has the parameters as two vectors, of matrices and of the others (`gpt.parallel`).
+    The optimizer has the parameters as two vectors, of matrices and of the others, see `Team`.
     """
     tensors: dict[str, Any] = {}
     for i, moments in optimizer.state_dict()["state"].items():

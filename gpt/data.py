@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 import tensorlib
-from gpt import bpe, cache
 from gpt.config import Stream, UserError
-from gpt.text import Text, cache_directory
+from gpt.text import bpe, cache
+from gpt.text.reading import Text, cache_directory
 from gpt.tokenizer import (
     BPETokenizer,
     BytesTokenizer,
@@ -192,7 +192,7 @@ class Batches:
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(B, T) tokens from random places, and the (B, T) tokens that follow each."""
         B, T = self.batch_size, self.block_size
-        # drawn where the step is: in a CUDA graph it is on the device (`gpt.cuda_graph`)
+        # drawn where the step is: in a CUDA graph it is on the device (`gpt.fast.cuda_graph`)
         words = tensorlib.random.philox(self.seed, self.stream, step, 0, B, device=device_of(step))
         starts = (words % np.uint64(len(self.tokens) - T)).astype(np.int64)  # (B,)
         starts = move(starts, device_of(self.tokens))  # all that a step copies to a GPU

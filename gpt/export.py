@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from gpt import cli
+from gpt.commands import cli
 from gpt.config import ExportConfig, GPTConfig, UserError
-from gpt.pretrained import (
+from gpt.runs.run import Run
+from gpt.tokenizer import BPETokenizer, Tokenizer
+from gpt.weights.pretrained import (
     ACTIVATIONS,
     OUR_TOKENIZER,
     TRANSPOSED,
@@ -27,8 +29,6 @@ from gpt.pretrained import (
     load,
     parameter_shapes,
 )
-from gpt.run import Run
-from gpt.tokenizer import BPETokenizer, Tokenizer
 
 
 def main() -> None:

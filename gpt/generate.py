@@ -15,7 +15,7 @@ import numpy as np
 
 import tensorlib
 from gpt.config import Sampling, Stream, UserError
-from gpt.decode import decode
+from gpt.fast.decode import decode
 from tensorlib import Tensor
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt import bpe
 from gpt.config import UserError
-from gpt.network import within
+from gpt.text import bpe
+from gpt.text.network import within
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's last token, which no text is encoded to
 

@@ -14,20 +14,21 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 import tensorlib
-from gpt import machine, memory
 from gpt.checkpoint import Checkpoint, optimizer_tensors
 from gpt.config import Sampling, TrainConfig, UserError
 from gpt.data import Corpus
-from gpt.ending import Ending, after_divergence
-from gpt.evaluation import bits_per_byte
+from gpt.fast import machine
+from gpt.fast.parallel import Team
 from gpt.generate import generate_text
-from gpt.guard import Guard
 from gpt.model import GPT
-from gpt.parallel import Team
-from gpt.pretrained import Pretrained
-from gpt.run import Run
-from gpt.saving import Saver, say
-from gpt.signals import STOP, uninterrupted
+from gpt.runs import memory
+from gpt.runs.ending import Ending, after_divergence
+from gpt.runs.evaluation import bits_per_byte
+from gpt.runs.guard import Guard
+from gpt.runs.run import Run
+from gpt.runs.saving import Saver, say
+from gpt.runs.signals import STOP, uninterrupted
+from gpt.weights.pretrained import Pretrained
 from tensorlib import Tensor, nn, optim
 from tensorlib.optim.lr_scheduler import warmup_cosine
 
@@ -49,7 +50,7 @@ class Trainer:
         share_work: bool = False,
     ) -> None:
         """share_work: take all cores of a CPU, with several processes where that is faster, and
-        set this process up for it (`gpt.machine`)."""
+        set this process up for it (`gpt.fast.machine`)."""
         self.config, self.corpus, self.run, self.device = config, corpus, run, device
         self.step = 0
         self.best_loss: float | None = None
@@ -69,10 +70,10 @@ class Trainer:
         self._mark = (self.step, time.perf_counter())  # since when the speed is measured
 
     def train(self) -> None:
-        """Update until max_iters, or until `gpt.ending` has a reason to stop; evaluate, report and
-        save every eval_interval, and save every ten minutes. After Ctrl-C or SIGTERM, save where
-        the run stands, and raise it again. UserError if the last checkpoint could not be saved
-        where it belongs, or training has diverged."""
+        """Update until max_iters, or until `gpt.runs.ending` has a reason to stop; evaluate, report
+        and save every eval_interval, and save every ten minutes. After Ctrl-C or SIGTERM, save
+        where the run stands, and raise it again. UserError if the last checkpoint could not be
+        saved where it belongs, or training has diverged."""
         config = self.config
         form = "{percentage:3.0f}%|{bar}| {n}/{total}{postfix}, {remaining} left"
         bar = tqdm(total=config.max_iters, initial=self.step, disable=None, bar_format=form)

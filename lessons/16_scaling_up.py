@@ -10,7 +10,7 @@ import dataclasses
 
 import tensorlib as torch
 import tensorlib.nn as nn
-from gpt import machine
+from gpt.fast import machine
 from lessons import common, ladder
 
 torch.manual_seed(1337)

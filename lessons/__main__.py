@@ -9,8 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from gpt import cli, machine
+from gpt.commands import cli
 from gpt.config import Device, UserError
+from gpt.fast import machine
 from lessons import chapters, common, ladder
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 import tensorlib as torch
 from gpt.config import UserError
-from gpt.text import TINY_SHAKESPEARE_SHA256, load_text
+from gpt.text.reading import TINY_SHAKESPEARE_SHA256, load_text
 from gpt.tokenizer import CharTokenizer
 from tensorlib import Tensor, nn
 from tensorlib.nn import functional as F

@@ -28,7 +28,7 @@ import time
 from dataclasses import dataclass
 
 import tensorlib as torch
-from gpt import cli
+from gpt.commands import cli
 from lessons import common
 from lessons.exercise import Exercise, settings
 from lessons.model import MultiHeadAttention

@@ -56,7 +56,8 @@ from typing import Literal
 import numpy as np
 
 import tensorlib as torch
-from gpt import GPT, GPTConfig, UserError, cli
+from gpt import GPT, GPTConfig, UserError
+from gpt.commands import cli
 from lessons import common
 from lessons.exercise import Exercise, fit, settings
 from tensorlib import Tensor

@@ -33,7 +33,8 @@ from pathlib import Path
 import numpy as np
 
 import tensorlib as torch
-from gpt import GPT, GPTConfig, UserError, cli
+from gpt import GPT, GPTConfig, UserError
+from gpt.commands import cli
 from gpt.tokenizer import CharTokenizer
 from lessons import common
 from lessons.exercise import Exercise, fit, settings

@@ -36,8 +36,9 @@ from pathlib import Path
 import numpy as np
 
 import tensorlib as torch
-from gpt import GPT, GPTConfig, cli
-from gpt.text import load_text
+from gpt import GPT, GPTConfig
+from gpt.commands import cli
+from gpt.text.reading import load_text
 from gpt.tokenizer import CharTokenizer
 from lessons import common
 from lessons.exercise import Exercise, fit, settings, spread, whole_loss

@@ -36,7 +36,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import tensorlib as torch
-from gpt import GPT, GPTConfig, cli
+from gpt import GPT, GPTConfig
+from gpt.commands import cli
 from gpt.config import UserError
 from gpt.model import CausalSelfAttention, KeyValues
 from lessons import common

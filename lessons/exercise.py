@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import tensorlib as torch
-from gpt import cli, machine
+from gpt.commands import cli
+from gpt.fast import machine
 from gpt.model import GPT
 from lessons import common
 from tensorlib import Tensor, nn

@@ -53,7 +53,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def _unprepared():
-    """What `gpt.machine.prepare` does to a process that trains ends with the test."""
+    """What `gpt.fast.machine.prepare` does to a process that trains ends with the test."""
     yield
     if not gc.isenabled():
         gc.enable()

@@ -21,8 +21,8 @@ import tensorlib
 from benchmarks import __main__ as benchmarks
 from benchmarks import contest, gpu_tables, limit, pytorch_gpt, report, roofline, worker
 from benchmarks import gpu as gpu_worker
+from gpt.commands.job import train
 from gpt.config import GPTConfig, TrainConfig, UserError
-from gpt.job import train
 from gpt.model import GPT
 
 TINY = TrainConfig(

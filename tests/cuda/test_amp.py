@@ -18,12 +18,13 @@ from harness import integers
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tensorlib
-from gpt import GPTConfig, UserError, cli
+from gpt import GPTConfig, UserError
 from gpt.checkpoint import Checkpoint
+from gpt.commands import cli
 from gpt.config import TrainConfig
 from gpt.data import Corpus
-from gpt.precision import Precision
-from gpt.run import Run
+from gpt.fast.precision import Precision
+from gpt.runs.run import Run
 from gpt.training import Trainer
 from tensorlib import device as devices
 from tensorlib import kernels, nn, optim, random

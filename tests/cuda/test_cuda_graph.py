@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import tensorlib
-from gpt import GPTConfig, UserError, cli
+from gpt import GPTConfig, UserError
+from gpt.commands import cli
 from gpt.config import TrainConfig
-from gpt.cuda_graph import GraphUpdate
 from gpt.data import Corpus
-from gpt.run import Run
+from gpt.fast.cuda_graph import GraphUpdate
+from gpt.runs.run import Run
 from gpt.tokenizer import CharTokenizer
 from gpt.training import Trainer
 from tensorlib import kernels

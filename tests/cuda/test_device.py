@@ -20,11 +20,12 @@ import torch
 from harness import check, integers, mask
 
 import tensorlib
-from gpt import GPT, GPTConfig, UserError, cli
+from gpt import GPT, GPTConfig, UserError
 from gpt.checkpoint import Checkpoint
+from gpt.commands import cli
 from gpt.config import TrainConfig
 from gpt.data import Corpus
-from gpt.run import Run
+from gpt.runs.run import Run
 from gpt.training import Trainer
 from tensorlib import device as devices
 from tensorlib import kernels, nn, optim, random

@@ -7,7 +7,7 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpt import bpe
+from gpt.text import bpe
 from gpt.tokenizer import BPETokenizer
 
 # as OpenAI's encoder.py has it

@@ -10,7 +10,7 @@ import safetensors.torch
 from gpt.checkpoint import FORMAT, Checkpoint
 from gpt.config import GPTConfig, TrainConfig, UserError
 from gpt.data import Corpus
-from gpt.run import Run
+from gpt.runs.run import Run
 from gpt.training import Trainer
 from tensorlib.serialization import load_file, save_file
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import tensorlib
-from gpt import cli
+from gpt.commands import cli
 from gpt.config import PRESETS, GPTConfig, SampleConfig, Sampling, TrainConfig, UserError
 
 

@@ -15,9 +15,8 @@ from gpt.config import (
     Stream,
     TrainConfig,
     UserError,
-    from_record,
-    to_record,
 )
+from gpt.record import from_record, to_record
 
 
 def test_defaults_are_nanogpts_cpu_recipe():

@@ -17,7 +17,7 @@ import tensorlib
 from gpt import GPT, GPTConfig
 from gpt.config import TrainConfig
 from gpt.data import Corpus
-from gpt.run import Run
+from gpt.runs.run import Run
 from gpt.tokenizer import CharTokenizer
 from gpt.training import Trainer
 from tensorlib import kernels

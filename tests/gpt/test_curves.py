@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-import gpt.curves
-import gpt.run
+import gpt.runs.curves
+import gpt.runs.run
 from gpt.config import TrainConfig
-from gpt.run import Run
+from gpt.runs.run import Run
 
 NAN, INF = float("nan"), float("inf")
 
@@ -50,7 +50,7 @@ def points(line):
 def test_the_curves_show_what_was_measured(figures):
     rows = evaluations(4.0, 2.0, 3.0, grad_norm=[None, 0.5, 0.7])
     extra = [{"step": 50, "sample": "a"}, {"step": 200, "full_val_loss": 2.1, "best_step": 100}]
-    png = gpt.curves.draw(rows + extra, "runs/1")
+    png = gpt.runs.curves.draw(rows + extra, "runs/1")
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">2I", png[16:24]) == (960, 660)
     losses, rate, norm = figures[0].axes
@@ -67,12 +67,12 @@ def test_the_curves_show_what_was_measured(figures):
 
 
 def test_no_norm_was_measured(figures):
-    gpt.curves.draw(evaluations(4.0, 2.0, grad_norm=[None, None]), "")
+    gpt.runs.curves.draw(evaluations(4.0, 2.0, grad_norm=[None, None]), "")
     assert [axes.get_title() for axes in figures[0].axes] == ["", "learning rate"]
 
 
 def test_a_run_that_diverges_is_seen_on_a_logarithmic_scale(figures):
-    gpt.curves.draw(evaluations(4.0, 2.0, 1e9, grad_norm=[None, 1.0, 100.0]), "")
+    gpt.runs.curves.draw(evaluations(4.0, 2.0, 1e9, grad_norm=[None, 1.0, 100.0]), "")
     assert [axes.get_yscale() for axes in figures[0].axes] == ["log", "linear", "log"]
 
 
@@ -81,14 +81,14 @@ def test_any_number_of_evaluations_can_be_drawn(rows, figures):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         losses = np.random.default_rng(0).uniform(1, 4, rows)
-        assert gpt.curves.draw(evaluations(*losses), "x_1$^ 日本")[:4] == b"\x89PNG"
+        assert gpt.runs.curves.draw(evaluations(*losses), "x_1$^ 日本")[:4] == b"\x89PNG"
     assert len(figures[0].axes[0].get_lines()[0].get_xdata()) == rows
 
 
 def test_drawing_leaves_no_figures_behind():
     gc.disable()  # as training does
     try:
-        gpt.curves.draw(evaluations(4.0, 2.0), "")
+        gpt.runs.curves.draw(evaluations(4.0, 2.0), "")
         assert not [x for x in gc.get_objects() if type(x) is Figure]
     finally:
         gc.enable()
@@ -108,8 +108,8 @@ def test_drawing_takes_at_most_a_fiftieth_of_the_time(tmp_path, monkeypatch, sec
         now, drawings = now + 0.5, drawings + 1
         return b""
 
-    monkeypatch.setattr(gpt.curves, "draw", draw)
-    monkeypatch.setattr(gpt.run.time, "monotonic", lambda: now)
+    monkeypatch.setattr(gpt.runs.curves, "draw", draw)
+    monkeypatch.setattr(gpt.runs.run.time, "monotonic", lambda: now)
     run = Run(tmp_path)
     run.plot(at_once=False)
     assert not run.curve.exists()  # too early
@@ -156,7 +156,7 @@ def test_every_field_is_flat_and_is_documented(script, text_file, tiny, tmp_path
     evaluated = [line for line in lines if "val_loss" in line]
     assert [line["step"] for line in evaluated] == [0, 3, 6]
     assert all(line.keys() == evaluated[0].keys() for line in evaluated)  # stable names
-    documented = set(re.findall(r"^([a-z_]+) {2,}\S", gpt.run.__doc__, re.MULTILINE))
+    documented = set(re.findall(r"^([a-z_]+) {2,}\S", gpt.runs.run.__doc__, re.MULTILINE))
     assert {name for line in lines for name in line} == documented
     for value in itertools.chain(*(line.values() for line in lines)):
         assert value is None or isinstance(value, (int, float, str))

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt import cache, data
-from gpt import text as text_module
-from gpt.advice import advice
+from gpt import data
+from gpt.commands.advice import advice
 from gpt.config import Stream, UserError
 from gpt.data import Batches, Corpus, load_corpus
-from gpt.text import Text
+from gpt.text import cache
+from gpt.text import reading as text_module
+from gpt.text.reading import Text
 
 KINDS = ["char", "bytes", "bpe:300"]
 

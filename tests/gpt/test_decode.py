@@ -6,7 +6,7 @@ import pytest
 import tensorlib
 from gpt import GPT, GPTConfig
 from gpt.config import Sampling
-from gpt.decode import decode
+from gpt.fast.decode import decode
 from gpt.generate import generate
 from tensorlib import nn
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt import cli
+from gpt.commands import cli
 from gpt.config import SampleConfig, TrainConfig
 
 REPOSITORY = Path(__file__).parents[2]

@@ -10,12 +10,13 @@ import torch
 from torch_gpt2 import TorchGPT2
 
 import tensorlib
-from gpt import GPT, GPTConfig, bpe
+from gpt import GPT, GPTConfig
 from gpt.checkpoint import Checkpoint
 from gpt.config import TrainConfig, UserError
 from gpt.export import merges, write
-from gpt.pretrained import load
+from gpt.text import bpe
 from gpt.tokenizer import BPETokenizer, CharTokenizer
+from gpt.weights.pretrained import load
 
 SHAPE = GPTConfig(32, 16, 2, 3, 12)
 CHARS = CharTokenizer("".join(map(chr, range(97, 129))))

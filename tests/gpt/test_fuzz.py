@@ -16,14 +16,14 @@ import torch
 from damage import bounded, damaged_bytes, damaged_record
 from torch_gpt2 import TorchGPT2
 
-from gpt import bpe
 from gpt.checkpoint import Checkpoint
-from gpt.config import GPTConfig, TrainConfig, UserError, to_record
+from gpt.config import GPTConfig, TrainConfig, UserError
 from gpt.model import GPT
-from gpt.pretrained import load
-from gpt.run import read_config
+from gpt.record import read_config, to_record
+from gpt.text import bpe
 from gpt.tokenizer import BPETokenizer, CharTokenizer, tokenizer_from_record
-from gpt.unpickle import UnreadableError, unpickle
+from gpt.weights.pretrained import load
+from gpt.weights.unpickle import UnreadableError, unpickle
 from tensorlib.serialization import load_file, save_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bounds memory as Linux does")
@@ -168,7 +168,7 @@ def few_tokens(monkeypatch):
     class Tokenizer:
         name, vocab_size = "gpt2", 32
 
-    monkeypatch.setattr("gpt.pretrained.gpt2_tokenizer", lambda instead: Tokenizer())
+    monkeypatch.setattr("gpt.weights.pretrained.gpt2_tokenizer", lambda instead: Tokenizer())
 
 
 def test_a_damaged_nanogpt_checkpoint(attack, tmp_path, few_tokens):

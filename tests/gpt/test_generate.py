@@ -6,7 +6,7 @@ import pytest
 import tensorlib
 from gpt import GPT, GPTConfig, UserError
 from gpt.config import Sampling
-from gpt.decode import decode
+from gpt.fast.decode import decode
 from gpt.generate import Text, draw, generate, generate_text, generate_texts
 from gpt.tokenizer import CharTokenizer
 

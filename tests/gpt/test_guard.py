@@ -10,8 +10,8 @@ import tensorlib
 from gpt.checkpoint import Checkpoint
 from gpt.config import GPTConfig, TrainConfig, UserError
 from gpt.data import Corpus
-from gpt.guard import FAR, IN_A_ROW, WINDOW, Guard
-from gpt.run import Run
+from gpt.runs.guard import FAR, IN_A_ROW, WINDOW, Guard
+from gpt.runs.run import Run
 from gpt.training import Trainer
 
 

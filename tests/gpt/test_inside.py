@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import tensorlib
-from gpt import GPT, GPTConfig, inside
+from gpt import GPT, GPTConfig
+from gpt.report import inside
 from tensorlib import nn
 
 CONFIG = {"vocab_size": 11, "block_size": 8, "n_layer": 3, "n_head": 2, "n_embd": 12}

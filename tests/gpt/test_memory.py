@@ -8,11 +8,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from gpt import memory
 from gpt.config import PRESETS, GPTConfig, TrainConfig, UserError
 from gpt.data import Corpus
+from gpt.fast.parallel import Team
 from gpt.model import GPT
-from gpt.parallel import Team
+from gpt.runs import memory
 from gpt.tokenizer import CharTokenizer
 
 SHAPES = [
@@ -69,8 +69,8 @@ def test_a_step_allocates_what_the_closed_form_says(name):
 
 HIGH_WATER = """
 import multiprocessing, os, re
-from gpt import cli
-from gpt.job import train
+from gpt.commands import cli
+from gpt.commands.job import train
 from gpt.training import Trainer
 
 def most(process):

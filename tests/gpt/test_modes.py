@@ -12,11 +12,11 @@ import safetensors.numpy
 
 from gpt.config import TrainConfig, UserError
 from gpt.data import Corpus
-from gpt.ending import Ending
-from gpt.evaluation import bits_per_byte, lowest_loss
+from gpt.fast.parallel import Team
 from gpt.model import GPT
-from gpt.parallel import Team
-from gpt.run import Run
+from gpt.runs.ending import Ending
+from gpt.runs.evaluation import bits_per_byte, lowest_loss
+from gpt.runs.run import Run
 from gpt.training import Trainer
 
 

@@ -6,12 +6,12 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from gpt import machine
 from gpt.config import TrainConfig, UserError
 from gpt.data import Corpus
+from gpt.fast import machine
+from gpt.fast.parallel import Team
 from gpt.model import GPT
-from gpt.parallel import Team
-from gpt.run import Run
+from gpt.runs.run import Run
 from gpt.training import Trainer
 
 

@@ -14,7 +14,7 @@ from torch_gpt2 import TorchGPT2
 import tensorlib
 from gpt import GPT, GPTConfig
 from gpt.config import PRESETS, UserError
-from gpt.pretrained import load, parameter_shapes
+from gpt.weights.pretrained import load, parameter_shapes
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz .,!?\n"  # 32
 CHARS = "".join(sorted(LETTERS))
@@ -42,7 +42,7 @@ def our_characters(monkeypatch):
     class Tokenizer:
         name, vocab_size = "gpt2", 32
 
-    monkeypatch.setattr("gpt.pretrained.gpt2_tokenizer", lambda instead: Tokenizer())
+    monkeypatch.setattr("gpt.weights.pretrained.gpt2_tokenizer", lambda instead: Tokenizer())
 
 
 def save_nanogpt(model, folder, chars=CHARS, **options):
@@ -121,7 +121,7 @@ def test_nanogpt_without_its_alphabet(tmp_path):
 
 
 def test_nanogpts_bpe_needs_no_meta(tmp_path, our_characters, monkeypatch):
-    monkeypatch.setattr("gpt.pretrained._GPT2_TOKENS", 32)
+    monkeypatch.setattr("gpt.weights.pretrained._GPT2_TOKENS", 32)
     path = save_nanogpt(TorchGPT2(V=40, activation="gelu"), tmp_path)
     (tmp_path / "meta.pkl").unlink()
     assert load(path).tokenizer.name == "gpt2"

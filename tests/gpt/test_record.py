@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from gpt import cli
-from gpt.config import PRESETS, GPTConfig, TrainConfig, UserError, from_record, to_record
-from gpt.run import read_config
+from gpt.commands import cli
+from gpt.config import PRESETS, GPTConfig, TrainConfig, UserError
+from gpt.record import from_record, read_config, to_record
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import tensorlib
-from gpt import inside, report
 from gpt.checkpoint import Checkpoint
 from gpt.config import ReportConfig, UserError
+from gpt.report import inside
+from gpt.report.page import describe, render
 
 PROMPT = "the fox"  # the tiny model sees 8 characters
 
@@ -121,17 +122,17 @@ def test_what_the_page_says(trained, script, text_file):
 def test_without_its_text_the_page_says_so(trained, text_file):
     text_file.rename(text_file.with_name("moved.txt"))
     best = trained / "best.safetensors"
-    page = numbers(report.render(report.describe(best, ReportConfig())))
+    page = numbers(render(describe(best, ReportConfig())))
     assert "text.txt" in page["missing"]
     assert page["predictions"] is None
     assert {gradient for *_, gradient in page["norms"]} == {None}
     assert page["attention"]["tokens"] == list(page["sample"]["text"][:8])
     found = ReportConfig(data=text_file.with_name("moved.txt"))
-    assert numbers(report.render(report.describe(best, found)))["missing"] == ""
+    assert numbers(render(describe(best, found)))["missing"] == ""
     text_file.write_text("another text" * 100, encoding="utf-8")
-    assert "another text" in report.describe(best, ReportConfig())["missing"]
+    assert "another text" in describe(best, ReportConfig())["missing"]
     with pytest.raises(UserError, match="another text than"):
-        report.describe(best, ReportConfig(data=text_file))
+        describe(best, ReportConfig(data=text_file))
 
 
 def test_mistakes(trained, script, tmp_path):

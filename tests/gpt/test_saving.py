@@ -10,11 +10,12 @@ import sys
 import numpy as np
 import pytest
 
-from gpt import saving, signals
 from gpt.checkpoint import FORMAT, Checkpoint
-from gpt.config import GPTConfig, TrainConfig, UserError, from_record, to_record
+from gpt.config import GPTConfig, TrainConfig, UserError
 from gpt.data import Corpus
-from gpt.run import Run
+from gpt.record import from_record, to_record
+from gpt.runs import saving, signals
+from gpt.runs.run import Run
 from gpt.training import Trainer
 from tensorlib.serialization import load_file, save_file
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt import network
-from gpt import text as text_module
 from gpt.config import UserError
 from gpt.data import Corpus
-from gpt.text import Text, find_text, load_text, tiny_shakespeare
+from gpt.text import network
+from gpt.text import reading as text_module
+from gpt.text.reading import Text, find_text, load_text, tiny_shakespeare
 
 posix = pytest.mark.skipif(os.name != "posix", reason="no pipes or links as files there")
 

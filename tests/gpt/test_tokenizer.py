@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Tokenizer
 
-from gpt import bpe
 from gpt.config import UserError
+from gpt.text import bpe
 from gpt.tokenizer import (
     END_OF_TEXT,
     BPETokenizer,

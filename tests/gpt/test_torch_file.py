@@ -11,8 +11,8 @@ import torch
 from damage import EVIL
 
 from gpt.config import UserError
-from gpt.torch_file import TorchFile, unpickle_file
-from gpt.unpickle import TorchTensor, unpickle
+from gpt.weights.torch_file import TorchFile, unpickle_file
+from gpt.weights.unpickle import TorchTensor, unpickle
 
 RANDOM = torch.Generator().manual_seed(0)
 TENSORS = {

@@ -12,10 +12,10 @@ import pytest
 
 import tensorlib
 from gpt.checkpoint import Checkpoint
+from gpt.commands.job import train
 from gpt.config import GPTConfig, Stream, TrainConfig, UserError
 from gpt.data import Corpus
-from gpt.job import train
-from gpt.run import Run
+from gpt.runs.run import Run
 from gpt.training import Trainer
 
 

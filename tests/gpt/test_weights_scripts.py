@@ -12,8 +12,8 @@ import torch
 from damage import EVIL
 from torch_gpt2 import TorchGPT2
 
-from gpt import bpe
 from gpt.export import merges
+from gpt.text import bpe
 from gpt.tokenizer import BPETokenizer
 
 GREEDY = ["--temperature", 0, "--max-new-tokens", 6]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpt import text
+from gpt.text import reading
 from lessons import chapters, common
 
 LETTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -27,7 +27,7 @@ def tiny_shakespeare(tmp_path_factory):
     """The video's text as a file, if an earlier download is in the cache: no test has a network."""
     nowhere = (tmp_path_factory.mktemp("nowhere") / "input.txt").as_uri()
     try:
-        content = text.tiny_shakespeare(url=nowhere)  # the cached one, with its sha256 checked
+        content = reading.tiny_shakespeare(url=nowhere)  # the cached one, with its sha256 checked
     except OSError:
         pytest.skip("tiny Shakespeare is not in the cache; python -m lessons 1 downloads it")
     path = tmp_path_factory.mktemp("tiny") / "input.txt"

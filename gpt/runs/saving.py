@@ -17,7 +17,7 @@ from typing import Any
 
 from gpt.checkpoint import Checkpoint
 from gpt.config import UserError
-from gpt.signals import uninterrupted
+from gpt.runs.signals import uninterrupted
 
 MINUTES = 10  # between saves, however far apart the evaluations are
 

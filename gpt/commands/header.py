@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gpt import memory
-from gpt.advice import advice
+from gpt.commands.advice import advice
+from gpt.runs import memory
 from gpt.training import Trainer
 
 

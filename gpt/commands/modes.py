@@ -9,14 +9,14 @@ import dataclasses
 from pathlib import Path
 
 from gpt.checkpoint import Checkpoint
+from gpt.commands.header import header
+from gpt.commands.job import check_same, weights_for, with_corpus
 from gpt.config import TrainConfig, UserError
-from gpt.evaluation import bits_per_byte, lowest_loss
-from gpt.header import header
-from gpt.job import check_same, weights_for, with_corpus
-from gpt.pretrained import Pretrained
-from gpt.run import Run
-from gpt.text import find_text
+from gpt.runs.evaluation import bits_per_byte, lowest_loss
+from gpt.runs.run import Run
+from gpt.text.reading import find_text
 from gpt.training import Trainer
+from gpt.weights.pretrained import Pretrained
 
 _REACHED = 0.02  # above the lowest possible loss: nearly every token has a probability near 1
 

@@ -13,11 +13,13 @@ import threading
 import time
 from pathlib import Path
 
-from gpt import machine, memory, pretrained
 from gpt.config import SampleConfig, UserError
+from gpt.fast import machine
 from gpt.generate import encode_prompt, generate_texts
-from gpt.pretrained import Pretrained
-from gpt.run import Run
+from gpt.runs import memory
+from gpt.runs.run import Run
+from gpt.weights import pretrained
+from gpt.weights.pretrained import Pretrained
 
 SEPARATOR = "-" * 15  # between samples, as nanoGPT has it
 

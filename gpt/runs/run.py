@@ -41,8 +41,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt.config import RunConfig, TrainConfig, UserError, alike, from_record, to_record
-from gpt.saving import dispensable
+from gpt.config import RunConfig, TrainConfig, UserError
+from gpt.record import to_record
+from gpt.runs.saving import dispensable
 from tensorlib.serialization import write_atomically
 
 try:
@@ -51,7 +52,6 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 RUNS = Path("runs")
-_LONGEST_CONFIG = 2**20  # bytes
 _FIRST_DRAWING = 5.0  # seconds after the beginning; until then there is hardly anything to see
 _DRAWING_SHARE = 0.02  # of the time that a run takes, at most
 
@@ -199,7 +199,7 @@ class Run:
         begun = time.monotonic()
         if begun < self._next_drawing and not at_once:
             return
-        from gpt.curves import draw  # a second to import
+        from gpt.runs.curves import draw  # a second to import
 
         with dispensable(self.curve):
             write_atomically(self.curve, draw(self.reports(), str(self)))
@@ -213,34 +213,6 @@ def _writable(run: Run) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write to --out {run}: {error.strerror or error}") from None
-
-
-def read_config(path: Path) -> TrainConfig:
-    """The settings in a config.json, or in that of a run directory, for another run.
-
-    UserError, naming the file, if it cannot be read, or names what is no setting.
-    """
-    path = path / "config.json" if path.is_dir() else path
-    try:
-        with open(path, "rb") as file:
-            content = file.read(_LONGEST_CONFIG + 1)
-        if len(content) > _LONGEST_CONFIG:
-            raise UserError("more than a configuration can be long")
-        return alike(from_record(json.loads(content, object_pairs_hook=_without_twins)))
-    except OSError as error:
-        raise UserError(f"cannot read --config {path}: {error.strerror}") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        twin = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
-        raise UserError(f"{twin!r:.50} is there twice")
-    return values
 
 
 def _is_json(value: Any) -> bool:

@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 
 import tensorlib
-from gpt import machine, signals
 from gpt.config import Stream, TrainConfig, UserError
 from gpt.data import Batches, Corpus
+from gpt.fast import machine
+from gpt.fast.precision import Precision
 from gpt.model import GPT
-from gpt.precision import Precision
+from gpt.runs import signals
 from tensorlib import Tensor, nn
 from tensorlib.device import move
 from tensorlib.kernels import kernels

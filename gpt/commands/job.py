@@ -8,19 +8,19 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from gpt import memory
 from gpt.checkpoint import Checkpoint
+from gpt.commands.header import header
 from gpt.config import TrainConfig, UserError
-from gpt.cuda_graph import GraphUpdate
 from gpt.data import Corpus, load_corpus
+from gpt.fast.cuda_graph import GraphUpdate
 from gpt.generate import encode_prompt
-from gpt.header import header
-from gpt.pretrained import Pretrained, load
-from gpt.run import Run
-from gpt.saving import say
-from gpt.text import Text, find_text
+from gpt.runs import memory
+from gpt.runs.run import Run
+from gpt.runs.saving import say
+from gpt.text.reading import Text, find_text
 from gpt.tokenizer import Tokenizer
 from gpt.training import Trainer
+from gpt.weights.pretrained import Pretrained, load
 
 # what may differ from one part of a run to the next without a word
 _PLACES = ("data", "out", "device", "resume", "overwrite", "eval_only", "config", "preset", "model")

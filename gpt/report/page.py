@@ -1,7 +1,7 @@
 """A page to look at: `python -m gpt.report runs/1` writes runs/1/report.html.
 
 It shows a run's curves and samples, and its best model from inside (`inside.py`). The page is one
-file that needs no network: report.html beside this module, with the numbers put in as JSON.
+file that needs no network: template.html beside this module, with the numbers put in as JSON.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from typing import Any
 import numpy as np
 
 import tensorlib
-from gpt import cli, inside, machine
 from gpt.checkpoint import Checkpoint
+from gpt.commands import cli
 from gpt.config import ReportConfig, Sampling, Stream, UserError
 from gpt.data import Batches, Corpus, load_corpus
+from gpt.fast import machine
 from gpt.generate import generate_text
 from gpt.model import GPT
-from gpt.run import Run
-from gpt.text import STDIN, find_text
+from gpt.report import inside
+from gpt.runs.run import Run
+from gpt.text.reading import STDIN, find_text
 from gpt.tokenizer import Tokenizer
 from tensorlib.serialization import write_atomically
 
-TEMPLATE = Path(__file__).with_name("report.html")
+TEMPLATE = Path(__file__).with_name("template.html")
 _CURVES = ("train_loss", "val_loss", "learning_rate", "grad_norm")
 
 
@@ -212,7 +214,3 @@ def _bytes(values: np.ndarray, dtype: Any) -> dict[str, Any]:
     """Many numbers as one string: a byte each, in base64, and the array's shape."""
     data = base64.b64encode(np.rint(values).astype(dtype).tobytes()).decode()
     return {"shape": values.shape, "data": data}
-
-
-if __name__ == "__main__":
-    cli.run(main)

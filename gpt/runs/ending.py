@@ -6,8 +6,8 @@ import sys
 import time
 
 from gpt.config import TrainConfig
-from gpt.run import Run
-from gpt.saving import say
+from gpt.runs.run import Run
+from gpt.runs.saving import say
 
 
 class Ending:

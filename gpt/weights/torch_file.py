@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from gpt.config import UserError
-from gpt.stored import Stored, as_float32
-from gpt.unpickle import TorchTensor, UnreadableError, unpickle
+from gpt.weights.stored import Stored, as_float32
+from gpt.weights.unpickle import TorchTensor, UnreadableError, unpickle
 
 _LIMIT = 4 << 20  # bytes of a pickle: GPT-2 XL with its optimizer has a tenth of that
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import tensorlib
-from gpt import machine
 from gpt.config import GPTConfig, TrainConfig, UserError
+from gpt.fast import machine
 from tensorlib.kernels.cpu import attention_pairs
 
 _PROCESS = 80e6  # bytes of Python with its libraries

@@ -20,12 +20,14 @@ from typing import TypeVar
 
 import tyro
 
-from gpt import pretrained, signals
 from gpt.checkpoint import Checkpoint
 from gpt.config import PRESETS, RunConfig, SampleConfig, TrainConfig, UserError
-from gpt.precision import Precision
-from gpt.run import Run, read_config
-from gpt.saving import say
+from gpt.fast.precision import Precision
+from gpt.record import read_config
+from gpt.runs import signals
+from gpt.runs.run import Run
+from gpt.runs.saving import say
+from gpt.weights import pretrained
 from tensorlib import set_float32_matmul_precision
 from tensorlib.device import CuPyError, canonical, check, out_of_memory
 from tensorlib.kernels import use_fused

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt.signals import uninterrupted
+from gpt.runs.signals import uninterrupted
 from gpt.training import Trainer
 from tensorlib import Tensor
 from tensorlib.device import library

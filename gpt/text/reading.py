@@ -24,9 +24,9 @@ from typing import BinaryIO
 import platformdirs
 from tqdm import tqdm
 
-from gpt.bpe import last_word_end
 from gpt.config import UserError
-from gpt.network import download
+from gpt.text.bpe import last_word_end
+from gpt.text.network import download
 from tensorlib.serialization import write_atomically
 
 TINY_SHAKESPEARE = (

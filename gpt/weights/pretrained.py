@@ -24,15 +24,15 @@ import tensorlib
 from gpt.checkpoint import Checkpoint
 from gpt.config import Activation, GPTConfig, UserError
 from gpt.model import GPT
-from gpt.stored import Stored, read_json, read_safetensors
 from gpt.tokenizer import (
     Tokenizer,
     gpt2_tokenizer,
     gpt2_tokenizer_from_files,
     tokenizer_from_record,
 )
-from gpt.torch_file import TorchFile, unpickle_file
-from gpt.unpickle import TorchTensor
+from gpt.weights.stored import Stored, read_json, read_safetensors
+from gpt.weights.torch_file import TorchFile, unpickle_file
+from gpt.weights.unpickle import TorchTensor
 from tensorlib.nn.utils import skip_init
 
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")

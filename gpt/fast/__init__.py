@@ -1,0 +1,1 @@
+"""What makes a step fast: several processes, threads and memory, mixed precision, a CUDA graph."""

@@ -1,0 +1,1 @@
+"""The page that shows a run, and its model from inside: `python -m gpt.report`."""
