@@ -296,6 +296,11 @@ def test_what_cannot_be_resumed(config, capsys, tmp_path, text):
     with pytest.raises(UserError, match=r"there is no run in .*nothing to go on with"):
         train(dataclasses.replace(resume, out=tmp_path / "nothing"))
     assert not (tmp_path / "nothing").exists()
+    for near in (config.out.parent, config.out / "last.safetensors"):
+        with pytest.raises(UserError, match=f"perhaps --out {config.out}$"):
+            train(dataclasses.replace(resume, out=near))
+    with pytest.raises(UserError, match=r"--out .*other.txt is a file; a run needs a folder"):
+        train(dataclasses.replace(config, out=other))
     assert finished(dataclasses.replace(resume, max_iters=70), capsys).step == 70
 
 
