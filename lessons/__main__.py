@@ -69,6 +69,8 @@ def main() -> None:
         export.write(chapters.lessons())
     else:
         path = chapters.find(config.what)
+        if config.data is not None:
+            common.corpus()  # complains before the lesson's text
         print(f"(Its code, to be read beside this: lessons/{path.name})")
         if config.quick:
             print("(--quick: after so few steps the figures are not those of the text.)")

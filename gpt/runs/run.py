@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import time
@@ -204,6 +205,8 @@ class Run:
         begun = time.monotonic()
         if begun < self._next_drawing and not at_once:
             return
+        # it warns where it cannot keep its list of fonts
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
         from gpt.runs.curves import draw  # a second to import
 
         with dispensable(self.curve):

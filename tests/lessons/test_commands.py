@@ -96,5 +96,6 @@ def test_mistakes_are_one_line(lessons):
         done = lessons(*arguments)
         assert done.returncode == 2, arguments
         assert done.stderr.startswith("error: ")
+        assert "·" not in done.stdout  # not even the lesson's title
         assert done.stderr.count("\n") == 1
         assert expected in done.stderr
