@@ -253,17 +253,21 @@ def _name(flag: str) -> str:
 
 
 def _stray(value: str, arguments: list[str], cls: type) -> str:
+    """What to say of a value that belongs to no flag: after which one it stands, which it wants."""
+    place = next(i for i, a in enumerate(arguments) if a == value or a.endswith(f"={value}"))
+    flag = next((_name(a) for a in arguments[place::-1] if _is_flag(a)), "")
     meant = ""
     if issubclass(cls, SampleConfig):
-        meant = "--checkpoint" if os.path.exists(value) else "--prompt"
+        meant = "checkpoint" if os.path.exists(value) else "prompt"
     elif issubclass(cls, RunConfig):
-        is_run = os.path.isfile(os.path.join(value, "config.json"))
-        meant = "--out" if is_run else "--data"
-    told = f"unexpected argument {value!r}"
-    if meant in arguments:
-        return f"{told}: {meant} takes one value, in quotes if it has spaces"
-    perhaps = f", perhaps {meant} {shlex.quote(value)}" if meant else ""
-    return f"{told}: every value follows its --flag{perhaps} (see --help)"
+        meant = "out" if os.path.isfile(os.path.join(value, "config.json")) else "data"
+    told = f"unexpected argument {value!r}: "
+    if meant and flag == meant:
+        return told + f"--{meant} takes one value, in quotes if it has spaces"
+    if meant and flag in _flags(cls, "bool") and not os.path.exists(value):
+        return told + f"--{flag} takes no value, its opposite is --no-{flag}"
+    perhaps = f", perhaps --{meant} {shlex.quote(value)}" if meant else ""
+    return told + f"every value follows its --flag{perhaps} (see --help)"
 
 
 def _unknown(flag: str, cls: type) -> str:
