@@ -254,8 +254,8 @@ def _name(flag: str) -> str:
 
 def _stray(value: str, arguments: list[str], cls: type) -> str:
     """What to say of a value that belongs to no flag: after which one it stands, which it wants."""
-    place = next(i for i, a in enumerate(arguments) if a == value or a.endswith(f"={value}"))
-    flag = next((_name(a) for a in arguments[place::-1] if _is_flag(a)), "")
+    places = (i for i, a in enumerate(arguments) if a == value or a.endswith(f"={value}"))
+    flag = next((_name(a) for a in arguments[next(places, None) :: -1] if _is_flag(a)), "")
     meant = ""
     if issubclass(cls, SampleConfig):
         meant = "checkpoint" if os.path.exists(value) else "prompt"
