@@ -113,7 +113,7 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
 
 
 def _recorded(checkpoint: Path, preset: str) -> TrainConfig:
-    """As what was trained that is in a checkpoint. UserError if --preset is another one."""
+    """The configuration that a checkpoint was trained with. UserError if --preset is another."""
     config = Checkpoint.load(checkpoint).config
     if preset not in ("auto", config.preset):
         raise UserError(
