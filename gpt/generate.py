@@ -16,11 +16,11 @@ import numpy as np
 import tensorlib
 from gpt.config import Sampling, Stream, UserError
 from gpt.fast.decode import decode
+from gpt.tokenizer import END_OF_TEXT, Tokenizer
 from tensorlib import Tensor
 
 if TYPE_CHECKING:
     from gpt.model import GPT
-    from gpt.tokenizer import Tokenizer
 
 
 def generate(
@@ -65,8 +65,8 @@ def generate_text(
     sampling: Sampling,
     seed: int,
 ) -> Iterator[str]:
-    """Continue `prompt`: yields the new text, piece by piece. Without a prompt the model starts
-    from a new line, as in the video. UserError for characters that the tokenizer does not know."""
+    """Continue `prompt`, or begin as `encode_prompt` does: yields the new text, piece by piece.
+    UserError for characters that the tokenizer does not know."""
     pieces = generate_texts(model, tokenizer, prompt, max_new_tokens, sampling, [seed])
     return (piece or "" for (piece,) in pieces)
 
@@ -94,10 +94,13 @@ def generate_texts(
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
-    """The tokens (T,) int64 that a model continues: without a prompt a new line or, where the
-    tokenizer knows none, token 0. UserError for characters that it does not know."""
+    """The tokens (T,) int64 that a model continues. Without a prompt: the token that
+    GPT-2 begins with; if the tokenizer has none a new line, as in the video; or else token 0.
+    UserError for characters that it does not know."""
     if prompt:
         return tokenizer.encode(prompt).astype(np.int64)
+    if tokenizer.tokens[-1] == END_OF_TEXT.encode():
+        return np.array([tokenizer.vocab_size - 1], np.int64)
     try:
         return tokenizer.encode("\n").astype(np.int64)
     except UserError:

@@ -184,7 +184,8 @@ class Trainer:
     def estimate_loss(self) -> dict[str, float]:
         """The mean loss over some batches of either split, the same ones at every evaluation."""
         n = self.config.eval_iters
-        return {f"{split}_loss": sum(self.team.losses(split, n)) / n for split in ("train", "val")}
+        splits = {split: self.team.losses(split, range(n)) for split in ("train", "val")}
+        return {f"{split}_loss": sum(losses) / n for split, losses in splits.items()}
 
     def sample(self) -> str:
         """What the model writes now, after --sample-prompt: a context of at most 64 tokens, with
@@ -212,14 +213,18 @@ class Trainer:
         return "  " + "".join(char if char.isprintable() else "·" for char in line)
 
     def finish(self) -> None:
-        """Measure the best model on the whole validation split, draw the curves, print a sample."""
+        """Draw the curves, measure the best model on the whole validation split, print a sample."""
+        self.run.plot()
         best = Checkpoint.load(self.run.best)
         best.restore(self.model)
-        loss = self.full_val_loss()
+        try:
+            loss = self.full_val_loss()
+        except STOP:
+            say(f"stopped before the end of the validation split; {self.run} is saved", sys.stderr)
+            raise
         bits = bits_per_byte(loss, self.corpus)
         whole = {"full_val_loss": loss, "full_val_bits_per_byte": bits}
         self.run.report(step=self.step, best_step=best.step, **whole)
-        self.run.plot()
         say(
             f"whole validation split: loss {loss:.4f}, {bits:.4f} bits per byte "
             f"({self.run.best}, of step {best.step})"
@@ -230,10 +235,17 @@ class Trainer:
         say()
 
     def full_val_loss(self) -> float:
-        """The mean loss over every token of the validation split."""
+        """The mean loss over every token of the validation split; how far it is, is shown."""
         windows = self.team.share.evaluation["val"].windows
         sizes = [end - start for start, end in windows]
-        losses = self.team.losses("val", len(windows), windows=True)
+        every = range(len(windows))
+        some = 16 * self.processes  # at a time, as many for each process
+        form = "whole validation split: {percentage:3.0f}%|{bar}| {remaining} left"
+        losses: list[float] = []
+        with tqdm(total=len(windows), disable=None, bar_format=form, leave=False) as bar:
+            while rest := every[len(losses) :]:
+                losses += self.team.losses("val", rest[:some], windows=True)
+                bar.update(len(losses) - bar.n)
         return sum(loss * size for loss, size in zip(losses, sizes)) / sum(sizes)
 
     def checkpoint(self, with_moments: bool = False) -> Checkpoint:

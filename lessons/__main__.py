@@ -12,7 +12,7 @@ import tyro
 from gpt.commands import cli
 from gpt.config import Device, UserError
 from gpt.fast import machine
-from lessons import chapters, common, ladder
+from lessons import chapters, common, exercise, ladder
 
 
 def _default(text: str) -> object:
@@ -51,6 +51,7 @@ def main() -> None:
     if sys.argv[1:2] and sys.argv[1].startswith("ex"):
         path = chapters.find(sys.argv[1])
         sys.argv[:] = [str(path), *sys.argv[2:]]  # an exercise has flags of its own
+        exercise.check_flags(path)
         chapters.run(path)
         return
     config = cli.parse(Lessons)
@@ -68,6 +69,8 @@ def main() -> None:
         export.write(chapters.lessons())
     else:
         path = chapters.find(config.what)
+        if config.data is not None:
+            common.corpus()  # complains before the lesson's text
         print(f"(Its code, to be read beside this: lessons/{path.name})")
         if config.quick:
             print("(--quick: after so few steps the figures are not those of the text.)")

@@ -165,6 +165,11 @@ class Settings(Exercise):
     max_iters: int | None = None  # training steps; None: 1,000 for each digit
     seed: int = 1337
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.digits > len(PLACES) - 1:
+            raise UserError(f"--digits is {self.digits}, but must be from 1 to {len(PLACES) - 1}")
+
 
 def train(chosen: Settings, reverse: bool) -> Iterator[tuple[int, np.ndarray]]:
     """The exam, eight times in the course of training: (step, which digits are right)."""
@@ -202,8 +207,6 @@ def percent(share: float) -> str:
 
 def main() -> None:
     chosen = settings(Settings)
-    if not 1 <= chosen.digits <= 4:
-        raise UserError(f"--digits is {chosen.digits}, but must be from 1 to 4")
     for order in ("reversed", "plain") if chosen.order == "both" else (chosen.order,):
         print(f"\nAnswers {order}, right on problems that were held out:")
         print("  step      whole" + "".join(name.rjust(10) for name in PLACES[: chosen.digits + 1]))

@@ -234,14 +234,17 @@ class Calculator(Exercise):
     file: Path = Path("runs/calculator.safetensors")  # where the model is kept
     ask: bool = False  # do not train: take the model from the file, and read questions
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ask and not self.file.exists():
+            raise UserError(f"there is no {self.file}: train first, without --ask")
+
 
 def main() -> None:
     chosen = settings(Calculator)
     torch.manual_seed(chosen.seed)
     problems, model = Problems(), new_model()
     if chosen.ask:
-        if not chosen.file.exists():
-            raise UserError(f"there is no {chosen.file}: train first, without --ask")
         model.load_state_dict({k: Tensor(v) for k, v in load_file(chosen.file)[0].items()})
         for line in sys.stdin:
             try:

@@ -263,12 +263,16 @@ class Papers(Exercise):
     seeds: tuple[int, ...] = (1337, 1338, 1339)  # each is trained with each of these
     max_iters: int = 2000  # training steps
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.variants:
+            if name not in VARIANTS:
+                known = ", ".join(VARIANTS)
+                raise UserError(f"no variant is called {name!r}: take some of {known}")
+
 
 def main() -> None:
     chosen = settings(Papers)
-    unknown = [name for name in chosen.variants if name not in VARIANTS]
-    if unknown:
-        raise UserError(f"no variant is called {unknown[0]!r}: take some of {', '.join(VARIANTS)}")
     print("| variant | parameters | validation loss | less than the baseline | ms a step |")
     print("|---|---|---|---|---|")
     baseline: list[float] = []

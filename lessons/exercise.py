@@ -6,14 +6,17 @@ step, clip gradients, and train on other things than random places of one text.
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TypeVar
 
 import tensorlib as torch
 from gpt.commands import cli
+from gpt.config import UserError
 from gpt.fast import machine
 from gpt.model import GPT
 from lessons import common
@@ -25,8 +28,25 @@ from tensorlib.optim.lr_scheduler import LambdaLR
 class Exercise(common.Options):
     """The flags that every exercise has."""
 
+    def __post_init__(self) -> None:
+        """UserError for values with which nothing can be trained."""
+        for name, value in vars(self).items():
+            flag = "--" + name.replace("_", "-")
+            if type(value) is int and value < (name != "seed"):
+                raise UserError(f"{flag} is {value}, but must be at least {int(name != 'seed')}")
+            if value == ():
+                raise UserError(f"{flag} is empty, but needs one at least")
+
 
 Settings = TypeVar("Settings", bound=Exercise)
+
+
+def check_flags(path: Path) -> None:
+    """See to it that a mistake, or --help, is told before the exercise at `path` prints its text:
+    read the flags of this process as its settings."""
+    found = vars(importlib.import_module(f"lessons.{path.stem}")).values()
+    (cls,) = (x for x in found if isinstance(x, type) and Exercise in x.__bases__)
+    cli.parse(cls)
 
 
 def settings(cls: type[Settings]) -> Settings:

@@ -13,10 +13,11 @@ import io
 import itertools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -34,6 +35,8 @@ from tensorlib.kernels import use_fused
 
 Config = TypeVar("Config")
 _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+_DASHES = ("-", "–", "—")  # the longer ones are from a page, or a word processor
+_TYPES = tyro.constructors.ConstructorRegistry()
 
 
 def run(
@@ -76,16 +79,17 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
     if asked.resume and asked.config is not None:
         raise UserError("--resume goes on as the run was set up; leave --config out")
     if asked.eval_only and asked.init_from is None:
-        recorded = Checkpoint.load(Run.measured(asked)).config
-        preset = recorded.preset
-        default = dataclasses.replace(recorded, out=asked.out, resume=asked.resume)
+        if asked.config is not None:
+            raise UserError("--eval-only measures a run as it was set up: --out, not --config")
+        measured = Run.measured(asked)
+        default = dataclasses.replace(
+            _recorded(measured, asked.preset), out=asked.out, resume=asked.resume
+        )
+        preset = default.preset
     elif asked.resume:
         begun = Run.resumable(asked.out)
-        recorded = Checkpoint.load(begun.last).config
-        preset = recorded.preset
-        if asked.preset not in ("auto", preset):
-            raise UserError(f"{begun} began with --preset {preset}, which cannot change now")
-        default = dataclasses.replace(recorded, out=begun.path)
+        default = dataclasses.replace(_recorded(begun.last, asked.preset), out=begun.path)
+        preset = default.preset
     elif asked.config is not None:
         default = read_config(asked.config)
         preset = "nanogpt-cpu" if default.preset == "auto" else default.preset
@@ -108,6 +112,16 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
     return dataclasses.replace(parse(TrainConfig, arguments, default), preset=preset)
 
 
+def _recorded(checkpoint: Path, preset: str) -> TrainConfig:
+    """The configuration that a checkpoint was trained with. UserError if --preset is another."""
+    config = Checkpoint.load(checkpoint).config
+    if preset not in ("auto", config.preset):
+        raise UserError(
+            f"{checkpoint.parent} began with --preset {config.preset}, which cannot change now"
+        )
+    return config
+
+
 def find_device(name: str) -> str:
     """The device, "cpu" or "cuda", that a --device means; UserError, with the remedy, for a GPU
     that cannot be used. "auto" says on standard error if there is a CuPy that does not work."""
@@ -118,15 +132,14 @@ def find_device(name: str) -> str:
         if name != "auto":
             raise UserError(f"--device {name}: {error}") from None
         if isinstance(error, CuPyError):
-            _tell(f"computing on the CPU: {error}")
+            _say_once(f"computing on the CPU: {error}")
         return "cpu"
     return device
 
 
 @functools.cache
-def _tell(message: str) -> None:
-    """Say something on standard error, once."""
-    print(message, file=sys.stderr)
+def _say_once(message: str) -> None:
+    say(message, sys.stderr)
 
 
 def prepare_device(config: RunConfig | SampleConfig) -> str:
@@ -164,6 +177,11 @@ def parse(
 
     partial: pass over flags that `cls` does not have, and over --help.
     """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    given = [_name(argument) for argument in arguments if _is_flag(argument)]
+    for name in _flags(cls, "Path"):  # of other flags the last one holds, as everywhere
+        if given.count(name) > 1:
+            raise UserError(f"--{name} is there twice, and takes one path")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -175,19 +193,42 @@ def parse(
                 return_unknown_args=True,
                 add_help=not partial,
                 config=_MARKERS,
+                registry=_TYPES,
             )
     except SystemExit as status:
         if not status.code:
             raise  # --help
         # tyro takes the value of an unknown flag for that of a positional argument
-        given = [a.split("=")[0] for a in arguments or sys.argv[1:] if a.startswith("--")]
-        for flag in () if partial else given:
-            if flag[2:].replace("_", "-").removeprefix("no-") not in _flags(cls):
+        for flag in () if partial else filter(_is_flag, arguments):
+            if _name(flag) not in _flags(cls):
                 raise UserError(_unknown(flag, cls)) from None
         raise UserError(_first_paragraph(complaint.getvalue())) from None
     if unknown and not partial:
-        raise UserError(_unknown(unknown[0].split("=")[0], cls))
+        stray = unknown[0]
+        is_flag = stray.startswith(_DASHES)
+        raise UserError(_unknown(stray, cls) if is_flag else _stray(stray, arguments, cls))
     return config
+
+
+@_TYPES.primitive_rule
+def _path(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+    """A path is not empty: what a script makes of a variable that is not set must not mean this
+    folder."""
+    if info.type not in (Path, Path | None):
+        return None
+
+    def read(values: list[str]) -> Path:
+        if not values[0]:
+            raise ValueError("the path is empty; give one, or leave the flag out")
+        return Path(values[0])
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    )
 
 
 def _first_paragraph(box: str) -> str:
@@ -202,22 +243,47 @@ def _first_paragraph(box: str) -> str:
     return text[:1].lower() + text[1:]
 
 
+def _is_flag(argument: str) -> bool:
+    return re.fullmatch(r"--\w[\w-]*(=.*)?", argument, re.DOTALL) is not None
+
+
+def _name(flag: str) -> str:
+    name = flag.split("=")[0].lstrip("".join(_DASHES))
+    return name.replace("_", "-").removeprefix("no-")
+
+
+def _stray(value: str, arguments: list[str], cls: type) -> str:
+    """What to say of a value that belongs to no flag: after which one it stands, which it wants."""
+    places = (i for i, a in enumerate(arguments) if a == value or a.endswith(f"={value}"))
+    flag = next((_name(a) for a in arguments[next(places, None) :: -1] if _is_flag(a)), "")
+    meant = ""
+    if issubclass(cls, SampleConfig):
+        meant = "checkpoint" if os.path.exists(value) else "prompt"
+    elif issubclass(cls, RunConfig):
+        meant = "out" if os.path.isfile(os.path.join(value, "config.json")) else "data"
+    told = f"unexpected argument {value!r}: "
+    if meant and flag == meant:
+        return told + f"--{meant} takes one value, in quotes if it has spaces"
+    if meant and flag in _flags(cls, "bool") and not os.path.exists(value):
+        return told + f"--{flag} takes no value, its opposite is --no-{flag}"
+    perhaps = f", perhaps --{meant} {shlex.quote(value)}" if meant else ""
+    return told + f"every value follows its --flag{perhaps} (see --help)"
+
+
 def _unknown(flag: str, cls: type) -> str:
-    name = flag.lstrip("-").replace("_", "-")  # all flags have the dashes: those prove nothing
-    flags = _flags(cls)
+    name, flags = _name(flag), _flags(cls)  # all flags have the dashes: those prove nothing
     near = [flag for flag in flags if "".join(re.findall(r"\b\w", flag)) == name]  # lr
     near = near or difflib.get_close_matches(name, flags, n=1, cutoff=0.5)
-    if not flag.startswith("-"):
-        return f"unexpected argument {flag!r}: every value follows its --flag (see --help)"
-    return f"unknown flag {flag}" + (f"; did you mean --{near[0]}?" if near else "; see --help")
+    told = f"unknown flag {flag.split('=')[0]}"
+    return f"{told}; did you mean --{near[0]}?" if near else f"{told}; see --help"
 
 
-def _flags(cls: type) -> list[str]:
+def _flags(cls: type, kind: str = "") -> list[str]:
     flags = []
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(field.default):
-            flags += _flags(type(field.default))
-        elif "Positional" not in str(field.type):
+            flags += _flags(type(field.default), kind)
+        elif "Positional" not in str(field.type) and kind in str(field.type):
             flags.append(field.name.replace("_", "-"))
     return flags
 

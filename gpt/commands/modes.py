@@ -14,6 +14,7 @@ from gpt.commands.job import check_same, weights_for, with_corpus
 from gpt.config import TrainConfig, UserError
 from gpt.runs.evaluation import bits_per_byte, lowest_loss
 from gpt.runs.run import Run
+from gpt.runs.saving import answer
 from gpt.text.reading import find_text
 from gpt.training import Trainer
 from gpt.weights.pretrained import Pretrained
@@ -41,17 +42,16 @@ def evaluate(config: TrainConfig, device: str = "cpu") -> None:
     trainer = Trainer(config, corpus, Run(Path()), device, share_work=True)
     start.restore(trainer.model)
     trainer.origin = origin
-    print(header(trainer), flush=True)
+    answer(header(trainer))
     losses = trainer.estimate_loss()
     bits = bits_per_byte(losses["val_loss"], corpus)
-    print(
+    answer(
         f"{config.eval_iters} batches of either split: train loss {losses['train_loss']:.4f}, "
-        f"val loss {losses['val_loss']:.4f} ({bits:.4f} bits per byte)",
-        flush=True,
+        f"val loss {losses['val_loss']:.4f} ({bits:.4f} bits per byte)"
     )
     loss = trainer.full_val_loss()
     bits = bits_per_byte(loss, corpus)
-    print(f"whole validation split: loss {loss:.4f} ({bits:.4f} bits per byte)")
+    answer(f"whole validation split: loss {loss:.4f} ({bits:.4f} bits per byte)")
 
 
 def overfit(config: TrainConfig, device: str = "cpu") -> None:
@@ -67,18 +67,17 @@ def overfit(config: TrainConfig, device: str = "cpu") -> None:
     trainer = Trainer(config, corpus, Run(Path()), device, share_work=True)
     lowest = lowest_loss(*(part.numpy() for part in trainer.team.share.batch(0)))
     goal = lowest + _REACHED
-    print(header(trainer))
-    print(
+    answer(header(trainer))
+    answer(
         f"expected    the loss of this one batch falls below {goal:.4f}: {lowest:.4f} if every "
-        "token is known by heart",
-        flush=True,
+        "token is known by heart"
     )
     while trainer.step < config.max_iters:
         step, loss = trainer.step, trainer.update().item()
         if step % config.eval_interval == 0 or not loss > goal:
-            print(f"step {step}: loss {loss:.4f}", flush=True)
+            answer(f"step {step}: loss {loss:.4f}")
         if loss <= goal:
-            print("reached: this model can learn; nothing is kept of it")
+            answer("reached: this model can learn; nothing is kept of it")
             return
         if loss != loss:
             break

@@ -18,6 +18,7 @@ from gpt.fast import machine
 from gpt.generate import encode_prompt, generate_texts
 from gpt.runs import memory
 from gpt.runs.run import Run
+from gpt.runs.saving import answer, say
 from gpt.weights import pretrained
 from gpt.weights.pretrained import Pretrained
 
@@ -52,27 +53,28 @@ class Speaker:
         config = self.config
         length, longest = len(encode_prompt(self.tokenizer, prompt)), self.model.config.block_size
         if length > longest:
-            _tell(
-                f"the prompt has {length:,} tokens, of which this model sees the last {longest:,}"
+            say(
+                f"the prompt has {length:,} tokens, of which this model sees the last {longest:,}",
+                sys.stderr,
             )
         seeds = [(seed + i) % 2**64 for i in range(config.num_samples)]
         stop = config.stop and config.stop.replace("\\n", "\n")
         others: list[list[str]] = [[] for _ in seeds[1:]]
         count, begun = 0, time.perf_counter()
-        print(prompt, end="", flush=True)
+        answer(prompt, end="")
         for first, *rest in generate_texts(
             self.model, self.tokenizer, prompt, config.max_new_tokens, config.sampling, seeds, stop
         ):
             count += sum(piece is not None for piece in (first, *rest))
-            print(first or "", end="", flush=True)
+            answer(first or "", end="")
             for pieces, piece in zip(others, rest):
                 pieces.append(piece or "")
         seconds = time.perf_counter() - begun
-        print()
+        answer()
         for pieces in others:
-            print(SEPARATOR, prompt + "".join(pieces), sep="\n")
-        sys.stdout.flush()
-        _tell(f"{count:,} tokens in {seconds:.2f} s: {count / seconds:,.0f} tokens/s")
+            answer(f"{SEPARATOR}\n{prompt}{''.join(pieces)}")
+        rate = f"{count / seconds:,.0f} tokens/s"
+        say(f"{count:,} tokens in {seconds:.2f} s: {rate}", sys.stderr)
 
 
 def converse(speaker: Speaker) -> None:
@@ -80,18 +82,18 @@ def converse(speaker: Speaker) -> None:
     seed. Ctrl-C stops the text, or forgets the line; Ctrl-D leaves."""
     with contextlib.suppress(ImportError):  # Windows has its own
         import readline  # noqa: F401  (gives input() editing and a history)
-    _tell("Ctrl-C stops a text, Ctrl-D leaves")
+    say("Ctrl-C stops a text, Ctrl-D leaves", sys.stderr)
     seed = speaker.config.seed
     while True:
         try:
             speaker.speak(input("> "), seed)
             seed += speaker.config.num_samples
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", sys.stderr)
         except KeyboardInterrupt:
-            print()
+            answer()
         except EOFError:
-            print()
+            answer()
             return
 
 
@@ -123,14 +125,10 @@ def _is_piped() -> bool:
 
 
 def _read_input() -> bytes:
-    waiting = threading.Timer(1, _tell, ["reading the prompt from standard input ..."])
+    waiting = threading.Timer(1, say, ["reading the prompt from standard input ...", sys.stderr])
     waiting.daemon = True
     waiting.start()
     try:
         return sys.stdin.buffer.read()
     finally:
         waiting.cancel()
-
-
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

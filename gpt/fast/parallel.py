@@ -147,13 +147,13 @@ class Team:
             self.grad += theirs
         return loss
 
-    def losses(self, split: str, n: int, windows: bool = False) -> list[float]:
-        """The losses of the first n batches, or windows, of a split, shared out in turn."""
+    def losses(self, split: str, which: range, windows: bool = False) -> list[float]:
+        """The losses of some batches, or windows, of a split, shared out in turn."""
         count = len(self.workers) + 1
         for i, worker in enumerate(self.workers, 1):
-            _ask(worker, "losses", split, range(i, n, count), windows)
-        losses = np.empty(n)
-        losses[::count] = self.share.losses(split, range(0, n, count), windows)
+            _ask(worker, "losses", split, which[i::count], windows)
+        losses = np.empty(len(which))
+        losses[::count] = self.share.losses(split, which[::count], windows)
         for i, worker in enumerate(self.workers, 1):
             losses[i::count] = _answer(worker)
         return losses.tolist()

@@ -16,6 +16,7 @@ import numpy as np
 import tensorlib
 from gpt.config import GPTConfig, TrainConfig, UserError
 from gpt.fast import machine
+from gpt.runs.saving import say
 from tensorlib.kernels.cpu import attention_pairs
 
 _PROCESS = 80e6  # bytes of Python with its libraries
@@ -96,10 +97,10 @@ def check(config: TrainConfig, device: str) -> None:
             f"take {_smaller(config, device, min(free, total))}"
         )
     if needed > free:
-        print(
+        say(
             f"this run needs about {_written(needed)} of memory, and {_written(free)} are free; "
             f"should it run out, take {_smaller(config, device, free)}",
-            file=sys.stderr,
+            sys.stderr,
         )
 
 

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import time
@@ -78,7 +79,10 @@ class Run:
         if path is None:
             return cls.newest("last.safetensors")
         if not any(path.glob("*.safetensors")):
-            raise UserError(f"there is no run in {path} to go on with; check --out")
+            near = [path] if path.suffix == ".safetensors" else [*path.glob("*/last.safetensors")]
+            newest = max((file for file in near if file.is_file()), key=_written, default=None)
+            remedy = f"perhaps --out {newest.parent}" if newest else "check --out"
+            raise UserError(f"there is no run in {path} to go on with; {remedy}")
         return cls(path)
 
     @classmethod
@@ -93,12 +97,12 @@ class Run:
     @classmethod
     def newest(cls, name: str) -> Run:
         """The run in runs/ whose file `name` was written last. UserError if none has one."""
-        files = sorted(RUNS.glob(f"*/{name}"), key=lambda file: file.stat().st_mtime)
-        if not files:
+        file = max(RUNS.glob(f"*/{name}"), key=_written, default=None)
+        if file is None:
             raise UserError(
                 f"there is no {RUNS}/*/{name} here; train a model first: python train.py"
             )
-        return cls(files[-1].parent)
+        return cls(file.parent)
 
     @classmethod
     def create(cls, config: TrainConfig) -> Run:
@@ -111,6 +115,8 @@ class Run:
             taken = [int(entry.name) for entry in RUNS.glob("*") if entry.name.isdecimal()]
             path = RUNS / str(max(taken, default=0) + 1)
         run = cls(path)
+        if path.is_file():
+            raise UserError(f"--out {run} is a file; a run needs a folder")
         held = any(file.exists() for file in (run.best, run.last, run.metrics))
         if held and not (config.resume or config.overwrite):
             raise UserError(
@@ -199,12 +205,18 @@ class Run:
         begun = time.monotonic()
         if begun < self._next_drawing and not at_once:
             return
+        # it warns where it cannot keep its list of fonts
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
         from gpt.runs.curves import draw  # a second to import
 
         with dispensable(self.curve):
             write_atomically(self.curve, draw(self.reports(), str(self)))
         now = time.monotonic()
         self._next_drawing = now + (now - begun) / _DRAWING_SHARE
+
+
+def _written(file: Path) -> float:
+    return file.stat().st_mtime
 
 
 @contextlib.contextmanager

@@ -33,6 +33,16 @@ def say(message: str = "", file: Any = None, end: str = "\n") -> None:
         pass
 
 
+def answer(text: str = "", end: str = "\n") -> None:
+    """Print on standard output what a command is run for. UserError if it cannot be written."""
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot write to standard output: {error.strerror}") from None
+
+
 @contextlib.contextmanager
 def dispensable(path: Path) -> Iterator[None]:
     """Inside, a file is written that the run can do without; if that fails, it is told."""

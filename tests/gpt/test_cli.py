@@ -9,7 +9,17 @@ import pytest
 
 import tensorlib
 from gpt.commands import cli
-from gpt.config import PRESETS, GPTConfig, SampleConfig, Sampling, TrainConfig, UserError
+from gpt.config import (
+    PRESETS,
+    ExportConfig,
+    GPTConfig,
+    ReportConfig,
+    SampleConfig,
+    Sampling,
+    TrainConfig,
+    UserError,
+)
+from lessons.ex2b_calculator import Calculator
 
 
 def test_without_flags_a_cpu_gets_nanogpts_recipe(monkeypatch):
@@ -45,7 +55,16 @@ WRONG = {
     "--max-iters 1e5": "^--max-iters: '1e5' is no whole number$",
     "--dropout x": "^--dropout: 'x' is no number$",
     "--xyzzy": "unknown flag --xyzzy; see --help",
-    "stray": "unexpected argument 'stray'",
+    "stray": "unexpected argument 'stray': .* --data stray ",
+    "--overwrite stray": "unexpected argument 'stray': --overwrite takes no value, ",
+    "--data a.txt b.txt": "'b.txt': --data takes one value, in quotes if",
+    "--data a.txt --bias false": "'false': --bias takes no value, its opposite is --no-bias$",
+    "--no-bias=1": "unexpected argument '1': --bias takes no value, its opposite is --no-bias$",
+    "–data 3": r"unknown flag –data; did you mean --data\?",
+    "-data 3": r"unknown flag -data; did you mean --data\?",
+    "--out a --out=b": "^--out is there twice, and takes one path$",
+    "--init_from a --init-from b": "^--init-from is there twice, and takes one path$",
+    "--learning-rate 0,001": "^--learning-rate: '0,001' is no number$",
     "--n-layer x": "--n-layer: .*'x'",
     "--n-layer": "missing value .*--n-layer",
     "--preset huge": "'huge'.*'nanogpt-cpu', 'video', 'notebook'",
@@ -69,6 +88,41 @@ def test_a_mistake_is_one_line(arguments, columns, encoding, monkeypatch, capsys
     assert not re.search(r"[\n│╭─]|  |--$|Error parsing", str(error.value))
     assert sys.stdout.tell() == 0
     assert capsys.readouterr().err == ""
+
+
+PATHS = [
+    (config, "" if "Positional" in str(field.type) else "--" + field.name.replace("_", "-"))
+    for config in (TrainConfig, SampleConfig, ReportConfig, ExportConfig, Calculator)
+    for field in dataclasses.fields(config)
+    if "Path" in str(field.type)
+]
+
+
+@pytest.mark.parametrize(("config", "flag"), PATHS)
+def test_a_variable_that_is_not_set_does_not_mean_this_folder(config, flag):
+    for arguments in [flag, ""] if flag else [""], [f"{flag}="] if flag else [""]:
+        with pytest.raises(UserError, match="the path is empty; give one") as error:
+            cli.parse(config, arguments)
+        assert str(error.value).startswith(flag)
+
+
+def test_what_stands_alone_is_given_the_flag_that_it_may_want(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "1").mkdir(parents=True)
+    (tmp_path / "runs" / "1" / "config.json").touch()
+    for config, value, flag in [
+        (TrainConfig, "runs/1", "--out runs/1"),
+        (TrainConfig, "my text.txt", "--data 'my text.txt'"),
+        (SampleConfig, "runs/1", "--checkpoint runs/1"),
+        (SampleConfig, "ROMEO:", "--prompt ROMEO:"),
+    ]:
+        with pytest.raises(UserError, match=re.escape(f"perhaps {flag} (see --help)")):
+            cli.parse(config, [value])
+
+
+def test_a_prompt_may_look_like_flags():
+    assert cli.parse(SampleConfig, ["--prompt=--seed --seed"]).prompt == "--seed --seed"
+    assert cli.parse(SampleConfig, ["--prompt", "a --seed b", "--seed", "1"]).seed == 1
 
 
 def test_a_gpu_that_cannot_be_used():

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from transformers import GPT2Config
 
 import tensorlib
 from gpt import GPT, GPTConfig, UserError
 from gpt.config import Sampling
 from gpt.fast.decode import decode
-from gpt.generate import Text, draw, generate, generate_text, generate_texts
-from gpt.tokenizer import CharTokenizer
+from gpt.generate import Text, draw, encode_prompt, generate, generate_text, generate_texts
+from gpt.tokenizer import END_OF_TEXT, BPETokenizer, BytesTokenizer, CharTokenizer
 
 GREEDY = Sampling(temperature=0)
 
@@ -58,6 +59,16 @@ def test_with_a_cache_only_new_tokens_are_computed(model, monkeypatch):
     monkeypatch.setattr("gpt.generate.decode", counted_decode)
     tokens(model, [[1, 2, 3]], 16)
     assert lengths == [3] + 13 * [1] + 2 * [16]
+
+
+def test_without_a_prompt_each_kind_of_model_begins_as_it_learned_to():
+    for chars, start in ("\nab", 0), ("\tab", 0), ("\t\nab", 1):
+        assert encode_prompt(CharTokenizer(chars), "").tolist() == [start]
+    assert encode_prompt(BytesTokenizer(), "").tolist() == [ord("\n")]
+    merged = [bytes([i]) for i in range(256)] + [b"%d" % i for i in range(10, 50010)]
+    tokenizer = BPETokenizer(merged, END_OF_TEXT)  # as many tokens as GPT-2's
+    assert encode_prompt(tokenizer, "").tolist() == [GPT2Config().bos_token_id]
+    assert encode_prompt(BPETokenizer(merged), "").tolist() == [ord("\n")]
 
 
 def test_generate_as_in_the_video(model):

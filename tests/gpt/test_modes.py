@@ -279,6 +279,13 @@ def test_eval_only_measures_and_writes_nothing(script, worse, tiny, tmp_path):
         if of is first:
             whole_told = "loss {full_val_loss:.4f} ({full_val_bits_per_byte:.4f} bits per byte)\n"
             assert done.stdout.endswith("whole validation split: " + whole_told.format(**whole))
+    for arguments, message in (
+        (["--config", run], "--eval-only measures a run as it was set up: --out, not --config\n"),
+        (["--preset", "video"], "began with --preset nanogpt-cpu, which cannot change now\n"),
+    ):
+        done = script("train.py", "--eval-only", *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.endswith(message)
     other = tmp_path / "other.txt"
     other.write_text(worse.read_text()[::-1])
     done = script("train.py", "--eval-only", "--data", other, "--out", run)

@@ -41,18 +41,22 @@ def test_gradients_losses_and_dropout_are_those_of_one_process(teams):
         losses = [team.gradient(step).item() for team in teams]
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
         np.testing.assert_allclose(shared.grad.array, alone.grad.array, rtol=1e-4, atol=1e-6)
-    assert shared.losses("val", 4) == pytest.approx(alone.losses("val", 4), rel=1e-6)
-    assert shared.losses("val", 2, windows=True) == alone.losses("val", 2, windows=True)
+    assert shared.losses("val", range(4)) == pytest.approx(alone.losses("val", range(4)), rel=1e-6)
+    assert shared.losses("val", range(2), windows=True) == alone.losses(
+        "val", range(2), windows=True
+    )
 
 
 def test_workers_see_every_update(teams):
     alone, shared = teams
-    before = shared.losses("train", 3)
+    before = shared.losses("train", range(3))
     for team in teams:
         team.matrices.array[...] *= 1.5
         team.vectors.array[...] += 0.1
-    assert shared.losses("train", 3) == pytest.approx(alone.losses("train", 3), rel=1e-6)
-    assert shared.losses("train", 3) != before
+    assert shared.losses("train", range(3)) == pytest.approx(
+        alone.losses("train", range(3)), rel=1e-6
+    )
+    assert shared.losses("train", range(3)) != before
 
 
 def test_the_same_bits_twice(setting):
@@ -69,7 +73,7 @@ def test_the_same_bits_twice(setting):
 
 def test_an_error_of_a_worker_is_told(teams):
     with pytest.raises(KeyError, match="nothing"):
-        teams[1].losses("nothing", 3)
+        teams[1].losses("nothing", range(3))
 
 
 def test_a_worker_that_dies_is_told_in_one_line(teams):

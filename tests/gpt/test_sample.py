@@ -92,6 +92,19 @@ def test_mistakes(script, model_file, tmp_path):
     assert "stop is empty" in mistake("--stop", "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that takes nothing")
+def test_a_text_that_cannot_be_written_is_told(model_file, tmp_path):
+    command = [sys.executable, str(REPOSITORY / "sample.py"), "--checkpoint", str(model_file)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=full,
+            stderr=subprocess.PIPE, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == b"error: cannot write to standard output: No space left on device\n"
+
+
 def test_a_prompt_longer_than_the_context(sample):
     told = "the prompt has 18 tokens, of which this model sees the last 16\n"
     text = sample("--prompt", "ab" + "cdefgxyz" * 2, "--max-new-tokens", 9, error=told + RATE)

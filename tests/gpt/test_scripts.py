@@ -101,6 +101,14 @@ def test_training_mistakes(script, text_file, tmp_path):
     check_mistake(train("--data", text_file, "--n-embd", 10**9), "memory")
 
 
+@pytest.mark.slow
+def test_a_home_that_cannot_be_written_to_is_not_told(script, text_file, tiny, tmp_path):
+    nowhere = {"HOME": "/dev/null", "MPLCONFIGDIR": "/dev/null", "XDG_CACHE_HOME": "/dev/null"}
+    done = script("train.py", "--data", text_file, "--max-iters", 1, *tiny, **nowhere)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "runs" / "1" / "loss.png").exists()
+
+
 def test_without_a_network_the_main_job_runs(script, tiny):
     done = script("train.py", "--max-iters", 1, *tiny)
     assert done.returncode == 0

@@ -1,10 +1,12 @@
 """The trainer: it learns, it measures what it says, and it can be stopped anywhere."""
 
 import dataclasses
+import io
 import json
 import math
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -157,8 +159,10 @@ def test_losses_are_estimated_without_dropout_on_the_same_batches(make):
     assert not any((share.batch(i)[0] == batches[i][0]).all() for i in range(4))
 
 
-def test_the_whole_validation_split_is_measured_token_by_token(make):
-    trainer = make()
+def test_the_whole_validation_split_is_measured_token_by_token(make, text):
+    trainer = make(batch_size=1)
+    longer = Corpus.from_text("text", 3 * text, 16)
+    trainer = Trainer(trainer.config, longer, trainer.run)
     val = trainer.corpus.val
     losses = []
     with trainer.model.evaluating(), tensorlib.no_grad():
@@ -168,6 +172,28 @@ def test_the_whole_validation_split_is_measured_token_by_token(make):
             losses += [-row[token] for row, token in zip(logits, val[start + 1 :], strict=False)]
     assert len(losses) == len(val) - 1
     assert trainer.full_val_loss() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_that_takes_a_while_for_a_long_text_so_one_sees_how_far_it_is(make, monkeypatch):
+    trainer, terminal = make(), io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    trainer.full_val_loss()
+    assert "whole validation split:   0%" in terminal.getvalue()
+
+
+def test_ctrl_c_while_it_is_measured_costs_that_figure_only(make, monkeypatch, capsys):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    trainer = make()
+    trainer.evaluate()
+    monkeypatch.setattr(trainer.team, "losses", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.finish()
+    told = f"stopped before the end of the validation split; {trainer.run} is saved\n"
+    assert capsys.readouterr().err == told
+    assert trainer.run.curve.exists()
 
 
 def test_only_matrices_decay(make):
@@ -296,6 +322,11 @@ def test_what_cannot_be_resumed(config, capsys, tmp_path, text):
     with pytest.raises(UserError, match=r"there is no run in .*nothing to go on with"):
         train(dataclasses.replace(resume, out=tmp_path / "nothing"))
     assert not (tmp_path / "nothing").exists()
+    for near in (config.out.parent, config.out / "last.safetensors"):
+        with pytest.raises(UserError, match=f"perhaps --out {config.out}$"):
+            train(dataclasses.replace(resume, out=near))
+    with pytest.raises(UserError, match=r"--out .*other.txt is a file; a run needs a folder"):
+        train(dataclasses.replace(config, out=other))
     assert finished(dataclasses.replace(resume, max_iters=70), capsys).step == 70
 
 

@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from gpt.commands import cli
 from lessons import chapters
+from lessons.__main__ import main
 
 
 @pytest.fixture
@@ -51,6 +53,35 @@ def test_a_lesson_and_the_table(lessons, text_file):
     assert "widen writes:\n" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["ex1", "--round", "3"], "unknown flag --round; did you mean --rounds?"),
+        (["ex1", "--rounds", "0"], "--rounds is 0, but must be at least 1"),
+        (["ex2", "--digits", "5"], "--digits is 5, but must be from 1 to 4"),
+        (["ex2", "--digits", "2,5"], "--digits: '2,5' is no whole number"),
+        (["ex2b", "--ask", "--file", "none"], "there is no none: train first, without --ask"),
+        (["ex3", "--data", ""], "--data: the path is empty; give one, or leave the flag out"),
+        (["ex4", "--variants", "rop"], "no variant is called 'rop': take some of "),
+        (["ex4", "--seeds"], "--seeds is empty, but needs one at least"),
+    ],
+)
+def test_an_exercise_tells_a_mistake_before_anything_else(arguments, expected, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lessons", *arguments])
+    with pytest.raises(SystemExit) as leave:
+        cli.run(main)
+    printed = capsys.readouterr()
+    assert (leave.value.code, printed.out, printed.err.count("\n")) == (2, "", 1)
+    assert printed.err.startswith(f"error: {expected}")
+
+
+def test_help_of_an_exercise_comes_without_its_text(lessons):
+    done = lessons("ex2", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Learn to add" in done.stdout
+    assert "The exercise is to train" not in done.stdout
+
+
 def test_mistakes_are_one_line(lessons):
     for arguments, expected in [
         (["99"], "no lesson '99'"),
@@ -65,5 +96,6 @@ def test_mistakes_are_one_line(lessons):
         done = lessons(*arguments)
         assert done.returncode == 2, arguments
         assert done.stderr.startswith("error: ")
+        assert "·" not in done.stdout  # not even the lesson's title
         assert done.stderr.count("\n") == 1
         assert expected in done.stderr
