@@ -33,7 +33,7 @@ def net(t):
             self.gain = t.nn.Parameter(t.ones(3))
             self.register_parameter("absent", None)
             self.register_buffer("tril", t.tril(t.ones(2, 2)))
-            self.register_buffer("cache", t.zeros(2), persistent=False)
+            self.register_buffer("cache", t.zeros(2))
             self.register_buffer("nothing", None)
             self.steps = 7
 
