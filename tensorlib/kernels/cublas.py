@@ -204,14 +204,11 @@ def _handle(stream: int, thread: int) -> ctypes.c_void_p:
     """
     handle = ctypes.c_void_p()
     workspace = library("cuda").empty(_WORKSPACE, np.uint8)
-    _workspaces.append(workspace)
     _call("cublasCreate_v2", ctypes.byref(handle))
     _call("cublasSetStream_v2", handle, stream)
     _call("cublasSetWorkspace_v2", handle, workspace.data.ptr, _WORKSPACE)
+    handle.workspace = workspace  # type: ignore[attr-defined]  # so it lives as long
     return handle
-
-
-_workspaces: list[Array] = []  # as long as the handles
 
 
 def _call(name: str, *args: Any) -> None:

@@ -3,7 +3,6 @@
 `python tests/lessons/test_from_pytorch.py` writes the lists anew.
 """
 
-import doctest
 import importlib
 import inspect
 import re
@@ -12,6 +11,7 @@ import types
 from pathlib import Path
 
 import pytest
+from examples import run_examples
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-pytorch.md"
 NAMESPACES = [
@@ -116,10 +116,7 @@ def test_arguments_have_the_names_and_defaults_of_pytorch(namespace):
 
 
 def test_the_examples_run():
-    blocks = re.findall(r"^( *)```pycon\n(.*?)^ *```", PAGE.read_text(), re.M | re.S)
-    source = "\n".join(textwrap.dedent(block) for _, block in blocks)
-    test = doctest.DocTestParser().get_doctest(source, {}, PAGE.name, str(PAGE), 0)
-    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
+    result = run_examples(PAGE)
     assert result.attempted > 10
     assert result.failed == 0
 

@@ -1,4 +1,4 @@
-"""The guide and its neighbours point at what exists: files, functions, headings, lessons.
+"""All pages point at what exists: files, functions, headings, lessons.
 
 A link whose text is code, such as [`Block.forward`](../gpt/model.py), names something that the
 file defines.
@@ -15,7 +15,7 @@ from gpt import GPT, GPTConfig
 
 REPOSITORY = Path(__file__).parents[2]
 GUIDE = REPOSITORY / "docs" / "study-guide.md"
-PAGES = [GUIDE, *(REPOSITORY / "docs" / f"{name}.md" for name in ("from-pytorch", "your-own-text"))]
+PAGES = [*sorted((REPOSITORY / "docs").glob("*.md")), *sorted(REPOSITORY.glob("*.md"))]
 EXERCISES = sorted((REPOSITORY / "lessons").glob("ex[0-9]*_*.py"))
 LINKS = [
     (page, text, target)
