@@ -11,7 +11,6 @@ the operators and methods, `nn/` the layers, `optim/` the optimizers.
 import numpy as np
 
 from . import amp, autograd, gradcheck, nn, optim, random, utils
-from .arrays import promote_types
 from .autocast_mode import autocast, is_autocast_enabled
 from .creation import (
     allclose,
@@ -25,7 +24,6 @@ from .creation import (
     full,
     full_like,
     linspace,
-    manual_seed,
     multinomial,
     ones,
     ones_like,
@@ -112,7 +110,7 @@ from .ops import (
     var,
     where,
 )
-from .random import Generator
+from .random import Generator, manual_seed
 from .tensor import Tensor
 from .trace import trace
 

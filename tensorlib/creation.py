@@ -13,17 +13,17 @@ import numpy as np
 from . import random
 from .arrays import DEFAULT_FLOAT
 from .device import device_of, library, move
+from .ops.shape import sizes_of
 from .tensor import Tensor
 
 Sizes = Any  # 2, 3 or (2, 3)
 
 
 def _shape(sizes: tuple) -> tuple[int, ...]:
-    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
-        sizes = tuple(sizes[0])
-    if any(int(n) < 0 for n in sizes):
-        raise RuntimeError(f"a size cannot be negative: {sizes}")
-    return tuple(int(n) for n in sizes)
+    shape = sizes_of(sizes)
+    if min(shape, default=0) < 0:
+        raise RuntimeError(f"a size cannot be negative: {shape}")
+    return shape
 
 
 def _wrap(array: Any, device: str = "cpu", requires_grad: bool = False) -> Tensor:
@@ -147,25 +147,18 @@ def linspace(
 # --------------------------------------------------------------------------------------- random
 
 
-def manual_seed(seed: int) -> random.Generator:
-    """Restart the random stream; what follows are PyTorch's numbers for the same seed."""
-    return random.manual_seed(seed)
-
-
 def rand(
     *size: Sizes, dtype=DEFAULT_FLOAT, device="cpu", requires_grad=False, generator=None
 ) -> Tensor:
     """Uniform in [0, 1); PyTorch's numbers for the same seed."""
-    array = random.rand(_shape(size), dtype, generator=generator)
-    return _wrap(array, device, requires_grad)
+    return _wrap(random.rand(_shape(size), dtype, generator=generator), device, requires_grad)
 
 
 def randn(
     *size: Sizes, dtype=DEFAULT_FLOAT, device="cpu", requires_grad=False, generator=None
 ) -> Tensor:
     """Normal with mean 0 and variance 1; PyTorch's numbers for the same seed."""
-    array = random.randn(_shape(size), dtype, generator=generator)
-    return _wrap(array, device, requires_grad)
+    return _wrap(random.randn(_shape(size), dtype, generator=generator), device, requires_grad)
 
 
 def randint(
@@ -198,9 +191,8 @@ def multinomial(
     input: (classes,) or (rows, classes). Returns int64 of shape (num_samples,) or
     (rows, num_samples).
     """
-    drawn = random.multinomial(
-        input.detach().cpu().array, num_samples, replacement, generator=generator
-    )
+    weights = input.cpu().array
+    drawn = random.multinomial(weights, num_samples, replacement, generator=generator)
     return _wrap(drawn, input.device)
 
 

@@ -1,14 +1,14 @@
-"""`tensorlib.random` beside PyTorch's CPU stream, and Philox beside its paper and vectors."""
+"""The stream behind manual_seed, beside PyTorch's: the same numbers, at the same pace."""
 
 import math
 import runpy
-import threading
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from streams import Theirs, compare, compare_position, kind, seeded  # noqa: F401
 
 import tensorlib.random as ours
 
@@ -16,70 +16,6 @@ DTYPES = [np.float32, np.float64]
 SIZES = [0, 1, 2, 3, 7, 8, 15, 16, 17, 24, 31, 32, 33, 160, 1000, 4099]
 SHAPES = [(), 5, 20, (0,), (3, 0), (2, 3), (4, 5, 6)]
 SEEDS = [0, 1, 1337, 2**31, 2**32 - 1, 2**32, 2**32 + 5, 2**63, 2**64 - 1, -1, -5, -(2**63)]
-
-
-def kind(dtype):
-    return getattr(torch, np.dtype(dtype).name)
-
-
-class Theirs:
-    """PyTorch's functions under our signatures, returning arrays."""
-
-    def manual_seed(seed):
-        torch.manual_seed(seed)
-
-    def rand(shape, dtype=np.float32, generator=None):
-        return torch.rand(shape, dtype=kind(dtype), generator=generator).numpy()
-
-    def randn(shape, dtype=np.float32, generator=None):
-        return torch.randn(shape, dtype=kind(dtype), generator=generator).numpy()
-
-    def uniform(low, high, shape, dtype=np.float32, generator=None):
-        empty = torch.empty(shape, dtype=kind(dtype))
-        return empty.uniform_(low, high, generator=generator).numpy()
-
-    def normal(mean, std, shape, dtype=np.float32, generator=None):
-        empty = torch.empty(shape, dtype=kind(dtype))
-        return empty.normal_(mean, std, generator=generator).numpy()
-
-    def randint(low, high, shape, dtype=np.int64, generator=None):
-        shape = (shape,) if isinstance(shape, int) else shape
-        return torch.randint(low, high, shape, dtype=kind(dtype), generator=generator).numpy()
-
-    def randperm(n, generator=None):
-        return torch.randperm(n, generator=generator).numpy()
-
-    def multinomial(probs, num_samples, replacement=False, generator=None):
-        probs = torch.from_numpy(probs)
-        return torch.multinomial(probs, num_samples, replacement, generator=generator).numpy()
-
-
-def compare(name, *args, **kwargs):
-    """One call in both libraries: equal shapes, dtypes and numbers; normals up to rounding."""
-    actual = getattr(ours, name)(*args, **kwargs)
-    expected = getattr(Theirs, name)(*args, **kwargs)
-    if name == "manual_seed":
-        return
-    assert actual.shape == expected.shape
-    assert actual.dtype == expected.dtype
-    if name in ("randn", "normal"):
-        mean, std = args[:2] if name == "normal" else (0, 1)
-        unit = 1e-6 if actual.dtype == np.float32 else 1e-14
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=unit * (abs(mean) + std))
-    else:
-        np.testing.assert_array_equal(actual, expected)
-
-
-def compare_position():
-    """Nothing but equal positions, and equal waiting normals, gives equal numbers here."""
-    compare("randint", 0, 2**27, 3)
-    compare("randn", 1, np.float64)
-    compare("randint", 0, 2**27, 3)
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    compare("manual_seed", 1337)
 
 
 # --- The stream -----------------------------------------------------------------------------------
@@ -418,132 +354,3 @@ def test_more_samples_than_positive_probabilities():
     """PyTorch fills up with impossible categories, in no documented order: we refuse."""
     with pytest.raises(RuntimeError, match="a row has 1"):
         ours.multinomial(array([1, 1, 0], [0, 1, 0]), 2)
-
-
-# --- Philox ---------------------------------------------------------------------------------------
-
-WORD = 2**64
-
-
-def philox4x64_10(counter, key):
-    """One block, from Salmon et al. 2011, section 3.3, on Python's integers."""
-    (a, b, c, d), (j, k) = counter, key
-    for _ in range(10):
-        high_a, low_a = divmod(a * 0xD2E7470EE14C6C93, WORD)
-        high_c, low_c = divmod(c * 0xCA5A826395121157, WORD)
-        a, b, c, d = high_c ^ b ^ j, low_c, high_a ^ d ^ k, low_a
-        j, k = (j + 0x9E3779B97F4A7C15) % WORD, (k + 0xBB67AE8584CAA73B) % WORD
-    return [a, b, c, d]
-
-
-def words_of(seed, stream, step, draw, n):
-    """The contract: word i is word i % 4 of block (i // 4, draw, step, 0), key (seed, stream)."""
-    return [philox4x64_10((i // 4, draw, step, 0), (seed, stream))[i % 4] for i in range(n)]
-
-
-VECTORS = """
-    0000000000000000 0000000000000000 0000000000000000 0000000000000000
-    0000000000000000 0000000000000000
-    16554d9eca36314c db20fe9d672d0fdc d7e772cee186176b 7e68b68aec7ba23b
-
-    ffffffffffffffff ffffffffffffffff ffffffffffffffff ffffffffffffffff
-    ffffffffffffffff ffffffffffffffff
-    87b092c3013fe90b 438c3c67be8d0224 9cc7d7c69cd777b6 a09caebf594f0ba0
-
-    243f6a8885a308d3 13198a2e03707344 a4093822299f31d0 082efa98ec4e6c89
-    452821e638d01377 be5466cf34e90c6c
-    a528f45403e61d95 38c72dbd566e9788 a5a1610e72fd18b5 57bd43b5e52b7fe6
-"""
-
-
-def test_the_published_vectors():
-    """Random123's kat_vectors for philox4x64 10: a counter, a key, and the block they give."""
-    words = [int(word, 16) for word in VECTORS.split()]
-    for at in range(0, len(words), 10):
-        assert philox4x64_10(words[at : at + 4], words[at + 4 : at + 6]) == words[at + 6 : at + 10]
-    assert ours.philox(0, 0, 0, 0, 4).tolist() == words[6:10]  # the counter that ours can name
-
-
-words = st.integers(0, 3) | st.integers(0, WORD - 1) | st.just(WORD - 1)
-
-
-@settings(max_examples=100, deadline=None)
-@given(seed=words, stream=words, step=words, draw=words, n=st.integers(0, 21))
-def test_philox_is_the_papers(seed, stream, step, draw, n):
-    actual = ours.philox(seed, stream, step, draw, n)
-    assert actual.dtype == np.uint64
-    assert actual.tolist() == words_of(seed, stream, step, draw, n)
-
-
-def test_philox_takes_numpys_integers():
-    expected = ours.philox(1, 2, 3, 4, 5)
-    np.testing.assert_array_equal(ours.philox(*np.arange(1, 5), 5), expected)
-    np.testing.assert_array_equal(ours.philox(*np.arange(1, 5, dtype=np.int32), 5), expected)
-
-
-@pytest.mark.parametrize("place", range(4))
-@pytest.mark.parametrize(
-    ("word", "error"), [(-1, ValueError), (WORD, ValueError), (0.5, TypeError)]
-)
-def test_philox_refuses(place, word, error):
-    arguments = [0, 0, 0, 0]
-    arguments[place] = word
-    with pytest.raises(error):
-        ours.philox(*arguments, 1)
-
-
-def halves_of_words(seed, stream, step, draw, n):
-    """The 16-bit integers of a draw, lowest first, by Python's arithmetic."""
-    words = words_of(seed, stream, step, draw, n)
-    return [word >> shift & 0xFFFF for word in words for shift in (0, 16, 32, 48)][:n]
-
-
-@pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 16, 33])
-def test_dropout_bits_are_the_words_in_16s(n):
-    with ours.counter(5, 6, 7):
-        for draw in range(3):
-            bits = ours.dropout_bits(n)
-            assert bits.dtype == np.uint16
-            assert bits.tolist() == halves_of_words(5, 6, 7, draw, n)
-
-
-def test_counters_nest():
-    with ours.counter(1, 2, 3):
-        assert ours.next_draw() == (1, 2, 3, 0)
-        with ours.counter(4, 5, 6):
-            assert ours.next_draw() == (4, 5, 6, 0)
-            with pytest.raises(KeyError), ours.counter(7, 8, 9):
-                raise KeyError
-            assert ours.next_draw() == (4, 5, 6, 1)
-        assert ours.next_draw() == (1, 2, 3, 1)
-    compare_position()  # a counter leaves the stream alone
-
-
-def test_counters_are_per_thread():
-    seen = {}
-    barrier = threading.Barrier(2, timeout=10)
-
-    def work(stream):
-        with ours.counter(0, stream, 0):
-            barrier.wait()
-            seen[stream] = [ours.dropout_bits(1000).tolist() for _ in range(20)]
-            barrier.wait()
-
-    threads = [threading.Thread(target=work, args=(stream,)) for stream in (1, 2)]
-    with ours.counter(0, 0, 0):
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert ours.next_draw() == (0, 0, 0, 0)
-    for stream in (1, 2):
-        expected = [ours.philox(0, stream, 0, draw, 250).view("<u2") for draw in range(20)]
-        assert seen[stream] == [bits.tolist() for bits in expected]
-
-
-def test_outside_a_counter_the_default_generator_keys_dropout():
-    for _ in range(2):  # PyTorch's full 64-bit integers are the stream's words
-        key = torch.empty(2, dtype=torch.int64).random_(-WORD // 2, None).tolist()
-        key = [word % WORD for word in key]
-        assert ours.dropout_bits(40).tolist() == halves_of_words(*key, 0, 0, 40)
-    compare_position()

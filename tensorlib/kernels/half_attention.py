@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import peak
+from .cpu_dropout import dropout_backward
 from .cublas import matmul
 
 Array = Any
@@ -45,7 +46,7 @@ def attention(
     scores /= np.where(total == 0, np.float32(1), total)  # a row that may see nothing yields 0
     weights = scores.astype(q.dtype)
     keep = None if bits is None else bits > threshold - 1
-    kept = weights if keep is None else _dropped(weights, keep, threshold)
+    kept = weights if keep is None else dropout_backward(weights, keep, threshold)
     return matmul(kept, v), (weights, keep)
 
 
@@ -54,11 +55,11 @@ def attention_backward(
 ) -> tuple[Array, Array, Array, Array]:
     """The gradients of q, k, v and of a mask that was added, as `cpu.attention_backward`."""
     weights, keep = saved
-    kept = weights if keep is None else _dropped(weights, keep, threshold)
+    kept = weights if keep is None else dropout_backward(weights, keep, threshold)
     dv = matmul(kept.swapaxes(-1, -2), dy)
     dweights = matmul(dy, v.swapaxes(-1, -2), dtype=np.float32)
     if keep is not None:
-        dweights = _dropped(dweights, keep, threshold)
+        dweights = dropout_backward(dweights, keep, threshold)
     weights = weights.astype(np.float32)
     dscores = dweights - (weights * dweights).sum(axis=-1, keepdims=True)
     dscores *= weights
@@ -66,9 +67,3 @@ def attention_backward(
     dq = matmul(narrow, k)
     dk = matmul(narrow.swapaxes(-1, -2), q)
     return dq, dk, dv, dscores
-
-
-def _dropped(x: Array, keep: Array, threshold: int) -> Array:
-    x = x * keep
-    x *= x.dtype.type(65536 / (65536 - threshold) if threshold < 65536 else 1)
-    return x

@@ -20,27 +20,3 @@ from .layers import (
     Tanh,
 )
 from .module import Module, Parameter
-
-__all__ = [
-    "GELU",
-    "CrossEntropyLoss",
-    "Dropout",
-    "Embedding",
-    "Identity",
-    "LayerNorm",
-    "Linear",
-    "MSELoss",
-    "Module",
-    "ModuleList",
-    "Parameter",
-    "RMSNorm",
-    "ReLU",
-    "Sequential",
-    "SiLU",
-    "Sigmoid",
-    "Softmax",
-    "Tanh",
-    "functional",
-    "init",
-    "utils",
-]

@@ -16,25 +16,22 @@ from ..arrays import is_outside, promote, require_floating
 from ..autocast_mode import in_float32, lowered, lowered_weights
 from ..autograd import operation
 from ..kernels import kernels
-from ..ops import log_softmax, relu, sigmoid, softmax, tanh
+from ..ops import log_softmax, relu, sigmoid, softmax, tanh  # noqa: F401  (functions of F, too)
 from ..tensor import Tensor
 
 # ----------------------------------------------------------------------------------- activations
 
 
 @operation
-def _gelu(x, approximate):
-    require_floating("gelu", x)
-    return kernels(x).gelu(x, approximate), (
-        lambda grad: kernels(grad).gelu_backward(grad, x, approximate),
-    )
-
-
-def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+def gelu(input, approximate="none"):
     """x Φ(x), with Φ the normal distribution function; `approximate="tanh"` is GPT-2's form."""
+    require_floating("gelu", input)
     if approximate not in ("none", "tanh"):
         raise RuntimeError(f"gelu: approximate must be 'none' or 'tanh', not {approximate!r}")
-    return _gelu(input, approximate == "tanh")
+    by_tanh = approximate == "tanh"
+    return kernels(input).gelu(input, by_tanh), (
+        lambda grad: kernels(grad).gelu_backward(grad, input, by_tanh),
+    )
 
 
 @operation
@@ -47,17 +44,13 @@ def silu(x):
 
 @operation
 @in_float32
-def _masked_softmax(x, mask, dim):
-    y = kernels(x).masked_softmax(x, mask, dim)
-    return y, (lambda grad: kernels(grad).softmax_backward(grad, y, dim),)
-
-
-def masked_softmax(input: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
+def masked_softmax(input, mask, dim=-1):
     """Softmax over the positions where `mask` (bool, broadcast to the input) is True, 0 elsewhere.
 
     The video's masked_fill with −inf and softmax, in one; a row without any True becomes 0.
     """
-    return _masked_softmax(input, mask, dim)
+    y = kernels(input).masked_softmax(input, mask, dim)
+    return y, (lambda grad: kernels(grad).softmax_backward(grad, y, dim),)
 
 
 # ------------------------------------------------------------------------------ layers with weights
@@ -410,26 +403,3 @@ def scaled_dot_product_attention(
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     threshold = _dropout_threshold("scaled_dot_product_attention", dropout_p)
     return _attention(query, key, value, attn_mask, is_causal, scale, threshold)
-
-
-__all__ = [
-    "binary_cross_entropy_with_logits",
-    "cross_entropy",
-    "dropout",
-    "embedding",
-    "gelu",
-    "layer_norm",
-    "linear",
-    "log_softmax",
-    "masked_softmax",
-    "mse_loss",
-    "nll_loss",
-    "one_hot",
-    "relu",
-    "rms_norm",
-    "scaled_dot_product_attention",
-    "sigmoid",
-    "silu",
-    "softmax",
-    "tanh",
-]

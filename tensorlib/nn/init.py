@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 
 from .. import random
 from ..grad_mode import no_grad
@@ -19,20 +20,22 @@ class _Drawing(threading.local):
 drawing = _Drawing()
 
 
-@no_grad()
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     """Uniform between a and b."""
-    if not drawing.on:
-        return tensor
-    return tensor.copy_(_on(tensor, random.uniform(a, b, tensor.shape, tensor.dtype)))
+    return _drawn(tensor, random.uniform, a, b)
+
+
+def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Normal with the given mean and standard deviation."""
+    return _drawn(tensor, random.normal, mean, std)
 
 
 @no_grad()
-def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
-    """Normal with the given mean and standard deviation."""
-    if not drawing.on:
-        return tensor
-    return tensor.copy_(_on(tensor, random.normal(mean, std, tensor.shape, tensor.dtype)))
+def _drawn(tensor: Tensor, distribution: Callable, *parameters: float) -> Tensor:
+    if drawing.on:
+        numbers = distribution(*parameters, tensor.shape, tensor.dtype)
+        tensor.copy_(Tensor(numbers))  # also onto a GPU
+    return tensor
 
 
 @no_grad()
@@ -76,7 +79,3 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
         raise ValueError(f"fan in and fan out need two dimensions, got shape {tensor.shape}")
     rest = math.prod(tensor.shape[2:])
     return tensor.shape[1] * rest, tensor.shape[0] * rest
-
-
-def _on(tensor: Tensor, array) -> Tensor:
-    return Tensor(array).to(tensor.device)

@@ -30,10 +30,9 @@ class Module:
     _parameters: dict[str, Parameter | None]
     _buffers: dict[str, Tensor | None]
     _modules: dict[str, Any]
-    _transient: set[str]  # buffers that are no part of the state
 
     def __init__(self) -> None:
-        vars(self).update(_parameters={}, _buffers={}, _modules={}, _transient=set(), training=True)
+        vars(self).update(_parameters={}, _buffers={}, _modules={}, training=True)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward method")
@@ -78,17 +77,11 @@ class Module:
         places = [place for place in (*self._tables(), vars(self)) if name in place]
         for place in places:
             del place[name]
-        self._transient.discard(name)
         return bool(places)
 
-    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """A tensor that belongs to the module but is not trained, such as a mask.
-
-        persistent: whether it is part of `state_dict()`.
-        """
+    def register_buffer(self, name: str, tensor: Tensor | None) -> None:
+        """A tensor that belongs to the module but is not trained, such as a mask."""
         self._register(self._tables()[1], name, tensor, Tensor)
-        if not persistent:
-            self._transient.add(name)
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """A parameter under a name; None for one that this module does without."""
@@ -99,12 +92,11 @@ class Module:
             raise KeyError(f"the name {name!r} is empty, has a dot, or is taken")
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{name!r} must be a {kind.__name__}, not {type(value).__name__}")
-        self._transient.discard(name)
         table[name] = vars(self)[name] = value
 
     # --------------------------------------------------------------------------------- the tree
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
         """This module and all below it, each once, with dotted names; its own is ""."""
         seen: set[int] = set()
 
@@ -116,7 +108,7 @@ class Module:
                     if child is not None:
                         yield from walk(child, f"{path}.{name}" if path else name)
 
-        return walk(self, prefix)
+        return walk(self, "")
 
     def modules(self) -> Iterator[Module]:
         return (module for _, module in self.named_modules())
@@ -192,13 +184,9 @@ class Module:
     # ------------------------------------------------------------------------------------ state
 
     def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
-        """The parameters and persistent buffers by dotted name, sharing their memory."""
+        """The parameters and buffers by dotted name, sharing their memory."""
         own = {**self._parameters, **self._buffers}
-        state = {
-            prefix + name: tensor.detach()
-            for name, tensor in own.items()
-            if tensor is not None and name not in self._transient
-        }
+        state = {prefix + name: x.detach() for name, x in own.items() if x is not None}
         for name, child in self.named_children():
             state.update(child.state_dict(f"{prefix}{name}."))
         return state

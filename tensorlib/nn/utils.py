@@ -3,8 +3,6 @@ module whose numbers are yet to come."""
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -29,12 +27,10 @@ def skip_init(module_cls: Callable[..., M], *args, **kwargs) -> M:
         drawing.on = True
 
 
-def clip_grad_norm_(
-    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0
-) -> Tensor:
+def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients by one factor, in place, so that their joint norm is at most `max_norm`.
 
-    norm_type: 2 for the Euclidean norm, inf for the largest element. Returns the norm before.
+    Returns the norm before.
     On a GPU all gradients are multiplied, by 1 where that is the factor: to skip it, the host would
     have to wait for the norm.
     """
@@ -43,13 +39,8 @@ def clip_grad_norm_(
     if not grads:
         return Tensor(np.zeros((), np.float32))
     with np.errstate(all="ignore"):  # an infinite norm is returned, not warned about
-        if math.isinf(norm_type):
-            total = functools.reduce(np.maximum, [np.abs(g).max() for g in grads])
-        elif norm_type == 2:
-            norms = [kernels(g).norm(g) for g in grads]
-            total = norms[0] if len(norms) == 1 else kernels(norms[0]).norm(np.stack(norms))
-        else:
-            total = sum((np.abs(g) ** norm_type).sum() for g in grads) ** (1 / norm_type)
+        norms = [kernels(g).norm(g) for g in grads]
+        total = norms[0] if len(norms) == 1 else kernels(norms[0]).norm(np.stack(norms))
         factor = np.minimum(max_norm / (total + 1e-6), 1)  # nan stays nan: the gradients show it
         if device_of(factor) != "cpu" or factor != 1:
             for g in grads:

@@ -15,7 +15,7 @@ from ..autograd import TensorBase, operation
 from ..device import device_of, move
 
 
-def _sizes(sizes):
+def sizes_of(sizes):
     """(2, 3) from either f(2, 3) or f((2, 3)); 0-d integer tensors count as numbers."""
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = sizes[0]
@@ -28,13 +28,13 @@ def _sizes(sizes):
 @operation
 def reshape(x, *sizes):
     shape = x.shape
-    return x.reshape(_checked_sizes(x, _sizes(sizes))), (lambda grad: grad.reshape(shape),)
+    return x.reshape(_checked_sizes(x, sizes_of(sizes))), (lambda grad: grad.reshape(shape),)
 
 
 @operation
 def view(x, *sizes):
     shape = x.shape
-    y = x.reshape(_checked_sizes(x, _sizes(sizes)))
+    y = x.reshape(_checked_sizes(x, sizes_of(sizes)))
     if x.size and not x.flags.c_contiguous and not np.may_share_memory(x, y):
         raise RuntimeError(
             f"view: shape {shape} with these strides cannot be seen as {y.shape} without a copy; "
@@ -76,7 +76,7 @@ def transpose(x, dim0, dim1):
 
 @operation
 def permute(x, *dims):
-    order, rank = _sizes(dims), x.ndim
+    order, rank = sizes_of(dims), x.ndim
     return x.transpose(order), (lambda grad: grad.transpose(_inverse(order, rank)),)
 
 
@@ -87,7 +87,7 @@ def _inverse(order, rank):
 
 @operation
 def expand(x, *sizes):
-    sizes = _sizes(sizes)
+    sizes = sizes_of(sizes)
     added = len(sizes) - x.ndim
     if added < 0:
         raise RuntimeError(f"expand: {sizes} has fewer dimensions than shape {x.shape}")
@@ -219,7 +219,7 @@ def _stack(*arrays, dim):
 
 @operation
 def repeat(x, *sizes):
-    sizes, shape = _sizes(sizes), x.shape
+    sizes, shape = sizes_of(sizes), x.shape
     if len(sizes) < x.ndim:
         raise RuntimeError(f"repeat: {sizes} has fewer dimensions than shape {shape}")
     padded = (1,) * (len(sizes) - x.ndim) + shape

@@ -2,5 +2,3 @@
 
 from . import lr_scheduler
 from .optimizer import SGD, Adam, AdamW, Optimizer
-
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "lr_scheduler"]

@@ -181,19 +181,10 @@ class Adam(Optimizer):
         if not state:
             state.update(step=0, exp_avg=np.zeros_like(p), exp_avg_sq=np.zeros_like(p))
         state["step"] += 1
-        kernels(p).adam(
-            p,
-            grad,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            state["step"],
-            group["lr"],
-            group["betas"],
-            group["eps"],
-            group["weight_decay"],
-            self._decoupled,
-            None if self.found_inf is None else self.found_inf.array,
-        )
+        m, v, step = state["exp_avg"], state["exp_avg_sq"], state["step"]
+        lr, betas, eps, decay = group["lr"], group["betas"], group["eps"], group["weight_decay"]
+        skip = None if self.found_inf is None else self.found_inf.array
+        kernels(p).adam(p, grad, m, v, step, lr, betas, eps, decay, self._decoupled, skip)
 
 
 class AdamW(Adam):

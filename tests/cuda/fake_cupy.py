@@ -606,13 +606,13 @@ def installed():
 def _forget():
     """Have tensorlib look for CuPy again, and keep no array of the one before."""
     from tensorlib import device
-    from tensorlib.kernels import compiling, cpu, cublas, gpu, philox
+    from tensorlib.kernels import compiling, cpu_attention, cublas, gpu, philox
 
     for cached in (
         device._cupy,
         device.compute_capability,
         philox._multipliers,
-        cpu._future,
+        cpu_attention._future,
         compiling._scalar,
         gpu._counters,
         cublas._handle,

@@ -262,16 +262,15 @@ def test_generated_text_is_that_of_the_cpu():
     assert model.to("cuda").generate(prompt.to("cuda"), 12, top_k=5).tolist() == expected
 
 
-@pytest.mark.parametrize("norm_type", [2.0, float("inf"), 3.0])
 @pytest.mark.parametrize("max_norm", [0.1, 1e3])
-def test_clip_grad_norm(norm_type, max_norm, machine):
+def test_clip_grad_norm(max_norm, machine):
     found = []
     for device in ("cpu", "cuda"):
         p = tensorlib.tensor([1.0, -2.0, 3.0], device=device, requires_grad=True)
         (p * p).sum().backward()
         waits = no_synchronisation(machine) if device == "cuda" else warnings.catch_warnings()
         with waits:
-            norm = nn.utils.clip_grad_norm_(p, max_norm, norm_type)
+            norm = nn.utils.clip_grad_norm_(p, max_norm)
         found.append([norm.item(), *p.grad.tolist()])
     np.testing.assert_allclose(*found, rtol=1e-6)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from harness import check, check_error, leaf, mask, tensorlib
 
-from tensorlib.kernels import cpu
+from tensorlib.kernels import cpu_attention
 
 OURS = pytest.mark.skipif(tensorlib is torch, reason="PyTorch does not do this")
 SHAPES = {  # query, key, value
@@ -248,8 +248,9 @@ def test_dropout_in_blocks_is_dropout_of_the_whole():
 @pytest.fixture
 def in_pieces(monkeypatch):
     """Attention in pieces as at a large size: some matrices at once, and of these some rows."""
-    monkeypatch.setattr(cpu, "_ROWS", 2)
-    monkeypatch.setattr(cpu, "_WEIGHTS", 2 * 3 * 2 * 7)  # two of five, in heads, rows and positions
+    monkeypatch.setattr(cpu_attention, "_ROWS", 2)
+    weights = 2 * 3 * 2 * 7  # of two of five, in heads, rows and positions
+    monkeypatch.setattr(cpu_attention, "_WEIGHTS", weights)
 
 
 @OURS
@@ -276,11 +277,11 @@ def test_dropout_in_pieces():
     bits = rng.integers(0, 65536, (5, 3, 7, 7), dtype=np.uint16)
     threshold = 20000
     draw = SimpleNamespace(bits=lambda n, device: bits.reshape(n))
-    y, saved = cpu.attention(*arrays, None, True, 0.3, draw, threshold)
+    y, saved = cpu_attention.attention(*arrays, None, True, 0.3, draw, threshold)
     assert len(saved) > 1
     assert len(saved[0]) > 1
     upstream = rng.standard_normal(y.shape)
-    gradients = cpu.attention_backward(upstream, *arrays, saved, True, 0.3, threshold)[:3]
+    gradients = cpu_attention.attention_backward(upstream, *arrays, saved, True, 0.3, threshold)[:3]
     q, k, v = (torch.tensor(x, requires_grad=True) for x in arrays)
     scores = (q @ k.mT * 0.3).masked_fill(~torch.ones(7, 7).tril().bool(), -torch.inf)
     kept = torch.tensor((bits >= threshold) * (65536 / (65536 - threshold)))

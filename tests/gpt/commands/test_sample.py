@@ -17,7 +17,7 @@ from gpt.checkpoint import Checkpoint
 from gpt.tokenizer import CharTokenizer
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes and terminals are others there")
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 RATE = r"[\d,]+ tokens in [\d.]+ s: [\d,]+ tokens/s\n"
 
 

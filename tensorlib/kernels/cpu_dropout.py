@@ -1,0 +1,32 @@
+"""Dropout in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..device import device_of
+
+Array = Any
+
+
+def dropout(x: Array, draw: Any, threshold: int) -> tuple[Array, Array]:
+    """Zero where the 16-bit integers of `draw` (a `random.Draw`) are below `threshold`; scale the
+    rest to keep the mean.
+
+    Returns y and the mask of what was kept. Srivastava et al., Dropout (2014).
+    """
+    bits = draw.bits(x.size, device_of(x))
+    keep = bits.reshape(x.shape) > threshold - 1  # CuPy compares with 16-bit numbers only
+    return dropout_backward(x, keep, threshold), keep
+
+
+def dropout_backward(dy: Array, keep: Array, threshold: int) -> Array:
+    dx = dy * keep
+    dx *= dropout_scale(threshold, dx.dtype)
+    return dx
+
+
+def dropout_scale(threshold: int, dtype: np.dtype) -> Any:
+    return dtype.type(65536 / (65536 - threshold) if threshold < 65536 else 1)

@@ -1,0 +1,103 @@
+"""dropout: which are dropped, how the rest is scaled, what its gradient uses."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from harness import check, check_error, tensorlib
+
+OURS = pytest.mark.skipif(tensorlib is torch, reason="PyTorch does not do this")
+
+
+def functional(name, **options):
+    """The function of that name in nn.functional, for check."""
+    return lambda t, *inputs: getattr(t.nn.functional, name)(*inputs, **options)
+
+
+def drop(p, n=100_000, seed=0, **kw):
+    tensorlib.manual_seed(seed)
+    return tensorlib.nn.functional.dropout(tensorlib.ones(n), p, **kw).numpy()
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
+def test_dropout_is_the_identity_in_eval(p):
+    check(functional("dropout", p=p, training=False), (3, 4))
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_dropout_at_the_ends(p):
+    check(functional("dropout", p=p, training=True), (3, 4))
+
+
+@OURS
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.2, 0.5, 0.9])
+def test_dropout_keeps_scales_and_preserves_the_mean(p):
+    """16-bit thresholds: t = round(65536 p) are dropped, the rest scaled by 65536 / (65536 - t)."""
+    out, n, threshold = drop(p), 100_000, round(65536 * p)
+    keep = (65536 - threshold) / 65536
+    bound = 5 * math.sqrt(n * keep * (1 - keep))  # five standard deviations of the binomial
+    assert set(np.unique(out)) == {np.float32(0), np.float32(65536 / (65536 - threshold))}
+    assert abs((out != 0).sum() - n * keep) < bound
+    assert abs(out.mean() - 1) < bound / (n * keep)
+
+
+@OURS
+def test_dropout_drops_strictly_below_the_threshold():
+    """At p = 65535 / 65536 only the largest of the 16-bit integers is kept."""
+    out = drop(65535 / 65536, n=1_000_000)
+    assert 0 < (out != 0).sum() < 50
+    assert out.max() == 65536.0
+
+
+def test_dropout_draws_neighbours_independently():
+    kept = drop(0.5, 100_000) != 0
+    for lag in (1, 2, 4, 8, 16, 64):
+        assert abs((kept[lag:] == kept[:-lag]).mean() - 0.5) < 5 * 0.5 / math.sqrt(100_000)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (2, 3, 7), (0, 4)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dropout_gradient_uses_the_mask(shape, dtype):
+    x = tensorlib.ones(shape, dtype=getattr(tensorlib, dtype), requires_grad=True)
+    y = tensorlib.nn.functional.dropout(x, 0.3)
+    y.sum().backward()
+    assert y.dtype == x.dtype
+    assert y.requires_grad
+    np.testing.assert_array_equal(x.grad.numpy(), y.detach().numpy())
+
+
+def test_dropout_of_a_non_contiguous_input():
+    x = np.arange(1.0, 25.0).reshape(2, 3, 4).T[::2]
+    y = tensorlib.nn.functional.dropout(tensorlib.from_numpy(x), 0.5).numpy()
+    assert (np.isin(y / x, [0.0, 2.0])).all()
+    assert y.any()
+
+
+def test_dropout_follows_the_seed():
+    assert (drop(0.5, seed=1) == drop(0.5, seed=1)).all()
+    assert (drop(0.5, seed=1) != drop(0.5, seed=2)).any()
+    again = drop(0.5, seed=1), tensorlib.nn.functional.dropout(tensorlib.ones(100_000), 0.5).numpy()
+    assert (again[0] != again[1]).any()  # the second draw of a seed is another mask
+
+
+@OURS
+def test_dropout_is_a_function_inside_a_counter():
+    """Inside counter(seed, stream, step) the mask depends on these and on the draw, on no state."""
+
+    def draws(seed, stream, step):
+        with tensorlib.random.counter(seed, stream, step):
+            return [tensorlib.nn.functional.dropout(tensorlib.ones(4096), 0.5) for _ in range(2)]
+
+    first, second = (a.numpy() for a in draws(1, 2, 3))
+    tensorlib.manual_seed(99)
+    assert (draws(1, 2, 3)[0].numpy() == first).all()
+    assert (draws(1, 2, 3)[1].numpy() == second).all()
+    assert (first != second).any()
+    for other in [(0, 2, 3), (1, 0, 3), (1, 2, 0)]:
+        assert (draws(*other)[0].numpy() != first).any()
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.5])
+def test_dropout_refuses_what_is_no_probability(p):
+    check_error(ValueError, functional("dropout", p=p), (3,), match=str(p))
