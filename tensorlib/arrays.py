@@ -153,17 +153,6 @@ def is_writable(x: Any) -> bool:
     return x.flags.writeable if type(x) is np.ndarray else x.base is None or 0 not in x.strides
 
 
-def is_outside(index: Any, length: int) -> bool:
-    """Whether an integer in `index` is not from 0 to `length` − 1.
-
-    Never on a GPU: to see its numbers the host would have to wait for it. There an index that is
-    out of range wraps around.
-    """
-    if not index.size or device_of(index) != "cpu":
-        return False
-    return not 0 <= index.min() <= index.max() < length
-
-
 def already_stacked(arrays: Sequence[Any]) -> Any:
     """What stacking the arrays along a new first dimension gives, without a copy, if they lie in
     one array on a GPU at equal distances; else None."""

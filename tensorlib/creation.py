@@ -126,9 +126,11 @@ def arange(
     start, end, step = (x.item() if isinstance(x, Tensor) else x for x in (start, end, step))
     if step == 0 or (end - start) / step < 0:
         raise RuntimeError(f"arange: no steps of {step} lead from {start} to {end}")
+    whole = all(isinstance(x, (int, np.integer)) for x in (start, end, step))
     if dtype is None:
-        whole = all(isinstance(x, (int, np.integer)) for x in (start, end, step))
         dtype = np.int64 if whole else DEFAULT_FLOAT
+    if whole and dtype == np.int64:
+        return Tensor(library(device).arange(start, end, step, dtype=dtype))
     count = int(np.ceil((end - start) / step))
     exact = np.int64 if np.dtype(dtype).kind == "i" and float(step).is_integer() else np.float64
     numbers = start + step * library(device).arange(count, dtype=exact)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .bounds import raise_kept
+
 
 def library(device: str) -> ModuleType:
     """The array library of a device name. RuntimeError, naming the remedy, if it cannot be used."""
@@ -35,11 +37,18 @@ def device_of(array: Any) -> str:
 
 
 def move(array: Any, device: str) -> Any:
-    """`array` on `device`: the same object when it is there already, else a copy."""
+    """`array` on `device`: the same object when it is there already, else a copy.
+
+    Whoever moves an array from a GPU waits for it, and hears of an index that was out of range.
+    """
     target = canonical(device)
     if device_of(array) == target:
         return array
-    return _cupy().asarray(array) if target == "cuda" else array.get()
+    if target == "cuda":
+        return _cupy().asarray(array)
+    array = array.get()
+    raise_kept()
+    return array
 
 
 _INSTALL = "pip install -e '.[gpu]' (CUDA 13) or '.[gpu12]' (CUDA 12)"
@@ -122,6 +131,7 @@ def _is_available() -> bool:
 
 def _synchronize() -> None:
     _cupy().cuda.Device().synchronize()
+    raise_kept()
 
 
 def _mem_get_info() -> tuple[int, int]:

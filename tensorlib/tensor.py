@@ -12,7 +12,7 @@ import numpy as np
 
 from . import autograd, ops
 from .arrays import is_floating
-from .device import canonical, device_of
+from .device import canonical, device_of, move
 from .grad_mode import is_grad_enabled
 from .printing import format_tensor
 
@@ -239,10 +239,10 @@ class Tensor(autograd.TensorBase):
         """The only element as a Python number."""
         if self.array.size != 1:
             raise RuntimeError(f"item: a tensor of shape {self.shape} has not exactly one element")
-        return self.array.item()
+        return move(self.array, "cpu").item()
 
     def tolist(self) -> Any:
-        return self.array.tolist()
+        return move(self.array, "cpu").tolist()
 
     def __len__(self) -> Any:
         if self.ndim == 0:
@@ -259,7 +259,7 @@ class Tensor(autograd.TensorBase):
             raise RuntimeError(
                 "a tensor with several elements is neither true nor false: use any or all"
             )
-        return bool(self.array.item())
+        return bool(self.item())
 
     def __float__(self) -> Any:
         return float(self.item())
@@ -272,7 +272,7 @@ class Tensor(autograd.TensorBase):
             raise TypeError(
                 f"only an integer tensor of one element is an index, not {self.dtype} {self.shape}"
             )
-        return self.array.item()
+        return self.item()
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if self.ndim == 0 else str(self).__format__(spec)
@@ -298,6 +298,7 @@ class Tensor(autograd.TensorBase):
             target[last] = value
         except ValueError as error:
             raise RuntimeError(f"assignment to a tensor of shape {self.shape}: {error}") from None
+        ops.check_index(target, last)
         autograd.mark_written(self.array)
 
     def __iadd__(self, other: Any) -> Tensor:  # type: ignore[misc]

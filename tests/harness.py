@@ -85,7 +85,13 @@ def check_error(exception, fn, *inputs, match=None, library=tensorlib):
     for t, text in ((torch, None), (library, match)):
         tensors = [leaf(t, array, array.dtype.kind == "f") for array in arrays]
         with pytest.raises(exception, match=None if t is torch else text):
-            fn(t, *tensors)
+            _finish(t, fn(t, *tensors))
+
+
+def _finish(t, _result):
+    """Wait for a GPU, which tells of an index that was out of range."""
+    if device != "cpu" and t is not torch:
+        t.cuda.synchronize()
 
 
 # ---- inputs --------------------------------------------------------------------------------------

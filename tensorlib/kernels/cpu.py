@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import is_outside, peak, sum_rows, vecdot
+from ..arrays import peak, sum_rows, vecdot
+from ..bounds import Bounds
 from ..device import device_of
 from .cpu_attention import attention, attention_backward, attention_pairs  # noqa: F401
 from .cpu_dropout import dropout, dropout_backward  # noqa: F401
@@ -131,11 +132,9 @@ def linear_backward(
 def embedding(index: Array, weight: Array) -> Array:
     """y[...] = weight[index[...]]. index any shape of integers, weight (V, C); y (…, C).
 
-    IndexError for an index outside 0 … V − 1; on a GPU it wraps around.
+    IndexError for an index outside 0 … V − 1.
     """
-    if is_outside(index, len(weight)):
-        wrong = index.min() if index.min() < 0 else index.max()
-        raise IndexError(f"embedding: index {wrong} is out of range for {len(weight)} rows")
+    Bounds("embedding: index", len(weight), "rows").check(index)
     return weight[index]
 
 
@@ -267,8 +266,10 @@ def cross_entropy(
     """loss[n] = −Σ_c t[n, c] log softmax(logits[n])[c], 0 for a row that is ignored.
 
     t is 1 − smoothing at the target plus smoothing / C everywhere. logits (N, C), targets (N,) in
-    0 … C − 1, ignored (N,) bool. Returns the losses (N,), and for backward the softmax (N, C).
+    0 … C − 1, else IndexError; ignored (N,) bool. Returns the losses (N,), and for backward the
+    softmax (N, C).
     """
+    Bounds("cross_entropy: target", logits.shape[1], "classes").check(targets)
     shifted = logits - peak(logits, 1)
     losses = -(1 - smoothing) * shifted[np.arange(len(logits), like=logits), targets]
     if smoothing:

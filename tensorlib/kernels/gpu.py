@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bounds import Bounds
 from ..device import library
 from .compiling import compiled, on_device, place
 from .cublas import product
@@ -205,11 +206,13 @@ def linear_backward(
 
 
 def embedding(index: Array, weight: Array) -> Array:
-    """A row whose index is out of range becomes NaN: the host does not wait to complain."""
+    """A row whose index is out of range is NaN, until the host waits and hears of it."""
     index, weight = _contiguous(index.astype(np.int64, copy=False), weight)
     rows, columns = weight.shape
     y = _empty((*index.shape, columns), weight.dtype)
-    _each("elementwise.embedding", y.dtype, y.size, index, weight, y, np.int64(rows), columns)
+    worst = Bounds("embedding: index", rows, "rows").worst(index)
+    args = index, weight, y, worst, np.int64(rows), columns
+    _each("elementwise.embedding", y.dtype, y.size, *args)
     return y
 
 
@@ -356,11 +359,13 @@ def philox(seed: int, stream: int, step: int | Array, draw: int, n: int, first: 
 def cross_entropy(
     logits: Array, targets: Array, ignored: Array, smoothing: float
 ) -> tuple[Array, Array]:
-    """A target out of range, in a row that is not ignored, makes its loss NaN."""
+    """A loss whose target is out of range is NaN, until the host waits and hears of it. In a row
+    that is ignored, any target will do."""
     logits, ignored = _contiguous(logits, ignored)
     (targets,) = _contiguous(targets.astype(np.int64, copy=False))
     losses, shares = _empty(len(logits), logits.dtype), _empty(logits.shape, logits.dtype)
-    args = logits, targets, ignored, losses, shares, float(smoothing)
+    worst = Bounds("cross_entropy: target", logits.shape[1], "classes").worst(logits)
+    args = logits, targets, ignored, losses, shares, worst, float(smoothing)
     _by_rows("cross_entropy.cross_entropy", logits.dtype, *logits.shape, *args)
     return losses, shares
 

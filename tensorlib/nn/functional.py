@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from .. import ops, random
-from ..arrays import is_outside, promote, require_floating
+from ..arrays import promote, require_floating
 from ..autocast_mode import in_float32, lowered, lowered_weights
 from ..autograd import operation
+from ..bounds import Bounds
 from ..kernels import kernels
 from ..ops import log_softmax, relu, sigmoid, softmax, tanh  # noqa: F401  (functions of F, too)
 from ..tensor import Tensor
@@ -243,9 +244,6 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor, ignore_index: in
     index = target.array.reshape(-1)
     ignored = index == ignore_index
     index = np.where(ignored, 0, index)
-    if is_outside(index, classes):
-        wrong = index.min() if index.min() < 0 else index.max()
-        raise IndexError(f"{name}: target {wrong} is out of range for {classes} classes")
     return ops.reshape(rows, index.size, classes), index, ignored
 
 
@@ -287,6 +285,7 @@ def cross_entropy(
 @in_float32
 def _nll(x, targets, ignored):
     rows, shape, dtype = np.arange(len(x), like=x), x.shape, x.dtype
+    Bounds("nll_loss: target", shape[1], "classes").check(targets)
     losses = np.where(ignored, 0, -x[rows, targets])
 
     def grad_x(grad):
@@ -345,8 +344,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     if num_classes == -1 and not index.size:
         raise RuntimeError("one_hot: without any element, num_classes must be given")
     classes = int(index.max()) + 1 if num_classes == -1 else num_classes
-    if is_outside(index, classes):
-        raise RuntimeError(f"one_hot: class values must be from 0 to {classes - 1}")
+    Bounds("one_hot: class", classes, "classes", kind=RuntimeError).check(index)
     return Tensor((index[..., None] == np.arange(classes, like=index)).astype(np.int64))
 
 

@@ -45,7 +45,7 @@ from .elementwise import (
     tanh,
     where,
 )
-from .indexing import gather, getitem, plain_index
+from .indexing import check_index, gather, getitem, plain_index
 from .linalg import matmul, outer
 from .reduction import (
     all,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..arrays import axis_of, is_outside
+from ..arrays import axis_of
 from ..autograd import TensorBase, operation
+from ..bounds import Bounds
 from ..device import device_of, move
 
 
@@ -45,7 +46,7 @@ def _plain(part, device):
     if isinstance(part, TensorBase):
         part = part.array
         if part.ndim == 0 and part.dtype.kind == "i":
-            return int(part)
+            return int(move(part, "cpu"))
     elif isinstance(part, np.integer):
         return int(part)
     elif isinstance(part, (list, range)):
@@ -62,6 +63,29 @@ def _plain(part, device):
     return part.astype(np.int64) if part.dtype == np.int32 else part
 
 
+def check_index(x, index):
+    """Have a GPU check the integers of an index with which x[index] has just gone well: CuPy wraps
+    what is out of range; NumPy has raised an error."""
+    if device_of(x) == "cpu":
+        return
+    dim = 0
+    for i, part in enumerate(index):
+        if part is Ellipsis:
+            dim = x.ndim - sum(map(_dims, index[i + 1 :]))
+            continue
+        if getattr(part, "dtype", None) == np.int64:
+            n = x.shape[dim]
+            Bounds("index", n, f"elements along dim {dim}", low=-n).check(part)
+        dim += _dims(part)
+
+
+def _dims(part):
+    """How many dimensions of an array one part of an index is for."""
+    if getattr(part, "dtype", None) == np.bool_:
+        return part.ndim
+    return int(part is not None)
+
+
 @operation
 def _getitem(x, index):
     shape, dtype = x.shape, x.dtype
@@ -75,7 +99,9 @@ def _getitem(x, index):
             total[index] = grad
         return total
 
-    return x[index], (grad_x,)
+    y = x[index]
+    check_index(x, index)
+    return y, (grad_x,)
 
 
 @operation
@@ -93,8 +119,7 @@ def gather(x, dim, index):
     if any(n > m for i, (n, m) in enumerate(zip(index.shape, shape, strict=True)) if i != axis):
         raise RuntimeError(f"gather: index of shape {index.shape} exceeds the input's {shape}")
     length = shape[axis] if shape else 1
-    if is_outside(index, length):
-        raise RuntimeError(f"gather: an index is out of range for dim {dim} of shape {shape}")
+    Bounds("gather: index", length, f"elements along dim {axis}", kind=RuntimeError).check(index)
     if x.ndim == 0:
         return x.copy(), (lambda grad: grad,)
     dims = range(x.ndim)

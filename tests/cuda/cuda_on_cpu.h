@@ -412,6 +412,11 @@ static inline unsigned atomicInc(unsigned* address, unsigned last) {
     *address = before >= last ? 0 : before + 1;
     return before;
 }
+static inline unsigned long long atomicMax(unsigned long long* address, unsigned long long value) {
+    unsigned long long before = *address;
+    *address = before > value ? before : value;
+    return before;
+}
 
 static inline void __syncwarp(unsigned mask = 0xffffffff, HERE) {
     int nothing = 0;

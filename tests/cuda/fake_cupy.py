@@ -104,7 +104,9 @@ class ndarray:  # noqa: N801
             return NotImplemented
         if method == "at":
             return _add_at(*inputs) if ufunc is np.add else NotImplemented
-        return function(*inputs, *out, **options) if method == "__call__" else NotImplemented
+        if out:
+            (options["out"],) = out
+        return function(*inputs, **options) if method == "__call__" else NotImplemented
 
     def __array_function__(self, function, types_, args, options):
         module = function.__module__.split(".")[1:]
@@ -605,7 +607,7 @@ def installed():
 
 def _forget():
     """Have tensorlib look for CuPy again, and keep no array of the one before."""
-    from tensorlib import device
+    from tensorlib import bounds, device
     from tensorlib.kernels import compiling, cpu_attention, cublas, gpu, philox
 
     for cached in (
@@ -618,3 +620,5 @@ def _forget():
         cublas._handle,
     ):
         cached.cache_clear()
+    bounds._places.clear()
+    bounds._tables.clear()

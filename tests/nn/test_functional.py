@@ -111,7 +111,6 @@ def test_embedding_accepts_int32():
     check(functional("embedding"), integers(5, 4).astype(np.int32), (5, 3))
 
 
-@pytest.mark.cpu
 @pytest.mark.parametrize("bad", [5, -1, 1000])
 def test_embedding_refuses_what_is_out_of_range(bad):
     index = [[0, 1], [bad, 2]]
@@ -130,7 +129,6 @@ def test_one_hot(index, n):
     assert ours.tolist() == theirs.tolist()
 
 
-@pytest.mark.cpu
 @pytest.mark.parametrize(
     ("index", "n"), [([0, 2], 2), ([0, -1], 3), ([0, -1], -1), ([0.0], 3), (np.zeros(0, int), -1)]
 )

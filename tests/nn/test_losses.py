@@ -110,7 +110,6 @@ def test_cross_entropy_of_an_excluded_class_is_infinite():
     check(functional("cross_entropy", reduction="none"), x, np.array([0, 1]), finite=False)
 
 
-@pytest.mark.cpu
 @pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
 @pytest.mark.parametrize("bad", [5, -1, 300])
 def test_class_out_of_range(name, bad):

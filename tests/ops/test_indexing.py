@@ -119,7 +119,6 @@ def test_index_with_many_repeats():
     check(lambda t, x, i: x[t.arange(len(i)), i], (20, 7), integers(7, 20))
 
 
-@pytest.mark.cpu
 def test_index_out_of_range():
     check_error(IndexError, lambda t, x, i: x[i], (3, 4), [0, 3])
     check_error(IndexError, lambda t, x, i: x[i], (3, 4), [-4])

@@ -46,6 +46,14 @@ template <class How> __device__ float over_team(float x) {
 __device__ float team_sum(float x) { return over_team<Add>(x); }
 __device__ float team_max(float x) { return over_team<Larger>(x); }
 
+// Whether 0 ≤ index < n. If not, the host shall know of it when it next waits: see bounds.py. The
+// largest of whole numbers is the same in any order; a negative one is here larger than all others.
+__device__ bool in_range(int64 index, int64 n, uint64* worst) {
+    if (0 <= index && index < n) return true;
+    atomicMax(worst, (uint64)index);
+    return false;
+}
+
 // The row that this thread's team works on. There may be more teams than rows.
 __device__ int team_row() { return blockIdx.x * blockDim.y + threadIdx.y; }
 

@@ -5,7 +5,7 @@
 // Writes the losses (rows,) and the softmax (rows, C). A target that is no class gives NaN.
 extern "C" __global__ void cross_entropy(const scalar* logits, const int64* targets,
                                          const bool* ignored, scalar* losses, scalar* shares,
-                                         float smoothing, int rows, int C) {
+                                         uint64* worst, float smoothing, int rows, int C) {
     int64 row = team_row();
     if (row >= rows) return;
     logits += row * C;
@@ -28,7 +28,7 @@ extern "C" __global__ void cross_entropy(const scalar* logits, const int64* targ
     if (threadIdx.x == 0) {
         int64 target = targets[row];
         float loss = __int_as_float(0x7fffffff);
-        if (0 <= target && target < C)
+        if (!ignored[row] && in_range(target, C, worst))
             loss = logf(total) - (1 - smoothing) * (float(logits[target]) - peak);
         if (smoothing != 0) loss -= smoothing * shifted / C;
         losses[row] = scalar(ignored[row] ? 0.0f : loss);

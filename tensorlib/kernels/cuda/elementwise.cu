@@ -55,12 +55,12 @@ extern "C" __global__ void dropout_backward(const scalar* dy, const bool* keep, 
 }
 
 // y (n / C, C): row i is row index[i] of weight (V, C); NaN if there is no such row.
-extern "C" __global__ void embedding(const int64* index, const scalar* weight, scalar* y, int64 V,
-                                     int C, int64 n) {
+extern "C" __global__ void embedding(const int64* index, const scalar* weight, scalar* y,
+                                     uint64* worst, int64 V, int C, int64 n) {
     int64 i = thread_number();
     if (i >= n) return;
     int64 row = index[i / C];
-    y[i] = 0 <= row && row < V ? weight[row * C + i % C] : scalar(__int_as_float(0x7fffffff));
+    y[i] = in_range(row, V, worst) ? weight[row * C + i % C] : scalar(__int_as_float(0x7fffffff));
 }
 
 // Four words of thread i are those of the counter (first + i, draw, *step, 0). words: (n,).
