@@ -2,7 +2,7 @@
 
 It speaks lines of JSON: `[]` when it is ready, then for every line with a number of seconds the
 list of times that it measured in about as many; a string if something went wrong. In between it
-waits for the next line, and does nothing. Whatever it is at, it leaves when there are no more lines.
+waits for the next line, and does nothing. When no more can come it leaves, whatever it is at.
 
 PyTorch is imported in those processes alone that measure it, and there nothing of ours computes.
 """

@@ -56,6 +56,19 @@ def measured(monkeypatch, tmp_path):
     return measured
 
 
+class InThisProcess:
+    """What `contest.Worker` is, where PyTorch has been imported already."""
+
+    def __init__(self, job):
+        self.job = contest.Job.from_json(job.to_json())
+
+    def prepare(self):
+        self.measure = worker.TASKS[self.job.task](self.job)
+
+    def stop(self):
+        pass
+
+
 def rows(text):
     """The cells of a Markdown text's tables, by row."""
     return [
@@ -66,6 +79,7 @@ def rows(text):
 
 
 def test_a_training_step_beside_pytorch(measured, monkeypatch, capsys):
+    monkeypatch.setattr(contest, "Worker", InThisProcess)
     monkeypatch.delitem(benchmarks.BASELINES, "compile")  # it takes a while
     text, record = measured("step")
     assert text.startswith("# Ours beside PyTorch\n")
@@ -91,19 +105,6 @@ def test_a_training_step_beside_pytorch(measured, monkeypatch, capsys):
     assert alone == pytest.approx(1e3 * best, rel=0.01)
     assert share == pytest.approx(100 * alone / step, abs=1)
     assert causal <= share
-
-
-class InThisProcess:
-    """What `contest.Worker` is, where PyTorch has been imported already."""
-
-    def __init__(self, job):
-        self.job = contest.Job.from_json(job.to_json())
-
-    def prepare(self):
-        self.measure = worker.TASKS[self.job.task](self.job)
-
-    def stop(self):
-        pass
 
 
 @pytest.mark.parametrize("what", ["step", "ops", "sampling", "tape", "growth"])
