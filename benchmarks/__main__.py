@@ -42,7 +42,7 @@ BASELINES = {
     "sdpa": "PyTorch, SDPA, fused AdamW",
     "compile": "PyTorch, that compiled",
 }
-
+GROWTH = ("batch", "context", "layers")
 
 Sections = dict[str, tuple[str, Callable[["Benchmark"], str]]]  # by --what: title, and the text
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -255,7 +255,7 @@ def growth(benchmark: Benchmark) -> str:
     """The step's time against the batch, the context and the layers."""
     base, rows = SIZES["nanogpt-cpu"], []
     libraries = {"ours": "ours", "sdpa": BASELINES["sdpa"]}
-    for name, threads in itertools.product(("batch", "context", "layers"), benchmark.thread_counts):
+    for name, threads in itertools.product(GROWTH, benchmark.thread_counts):
         jobs = {
             f"{who} {factor}": Job("step", who, grown(base, name, factor), threads)
             for who in libraries

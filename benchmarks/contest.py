@@ -33,7 +33,7 @@ class Job:
     """What a worker process measures.
 
     task: a key of `worker.TASKS`; who: whose code does it; op: which of several operations;
-    device: "cpu" or "cuda".
+    device: "cpu" or "cuda"; warm_up: seconds of it before the first turn.
     """
 
     task: str
@@ -42,6 +42,7 @@ class Job:
     threads: int
     op: str = ""
     device: str = "cpu"
+    warm_up: float = 0.5
 
     def to_json(self) -> str:
         return json.dumps(vars(self) | {"config": to_record(self.config)})
@@ -63,7 +64,8 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A process that does a job: it prepares and warms up at once, and measures when asked."""
+    """A process that does a job: it prepares and warms up at once, and measures when asked. It
+    leaves when its standard input ends, as it does when we are gone."""
 
     def __init__(self, job: Job) -> None:
         with _only_cores(job.threads):
@@ -126,13 +128,15 @@ class Times:
 def alternate(jobs: dict[str, Job], blocks: int, seconds: float) -> dict[str, Times]:
     """Let the jobs take turns, `blocks` times `seconds` each: the times by the keys of `jobs`.
 
-    A turn lasts at least one step. Whoever fails is left out from then on.
+    A turn lasts at least one step, and the time to warm up is not longer. Whoever fails is left out
+    from then on.
     """
     times = {name: Times() for name in jobs}
     with contextlib.ExitStack() as stack:
         workers = {}
         for name, job in jobs.items():
             _tell(f"{job.task} {job.op}, {name}: warming up")
+            job = dataclasses.replace(job, warm_up=min(job.warm_up, seconds))
             workers[name] = Worker(job)
             stack.callback(workers[name].stop)
             with _failing(times[name]):

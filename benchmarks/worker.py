@@ -2,7 +2,7 @@
 
 It speaks lines of JSON: `[]` when it is ready, then for every line with a number of seconds the
 list of times that it measured in about as many; a string if something went wrong. In between it
-waits for the next line, and does nothing.
+waits for the next line, and does nothing. When no more can come it leaves, whatever it is at.
 
 PyTorch is imported in those processes alone that measure it, and there nothing of ours computes.
 """
@@ -13,10 +13,12 @@ import dataclasses
 import gc
 import json
 import os
+import queue
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +37,10 @@ TINY = TrainConfig(batch_size=2, model=GPTConfig(block_size=8, n_layer=1, n_head
 def warm(job: Job, step: Step) -> Measure:
     """`step` with its memory allocated, its code loaded or compiled and its threads started."""
     if job.device == "cpu":
-        timed(step, seconds=0.5, least=2)
+        timed(step, job.warm_up, least=2)
         return lambda seconds: timed(step, seconds)
     wait = gpu.waiting(job)
-    together = gpu.repetitions(timed(step, seconds=0.5, least=5, wait=wait))
+    together = gpu.repetitions(timed(step, job.warm_up, least=5, wait=wait))
     return lambda seconds: timed(step, seconds, wait=wait, together=together)
 
 
@@ -320,9 +322,25 @@ TASKS: dict[str, Callable[[Job], Measure]] = {
 }
 
 
+def requests() -> Iterator[bytes]:
+    """The lines of standard input. When it ends, whoever asked is gone, and so is this process,
+    even in the middle of a measurement."""
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def read() -> None:
+        with open(0, "rb", buffering=0, closefd=False) as stdin:  # without sys.stdin's lock, which
+            for line in stdin:  # Python would wait for when this process ends by itself
+                lines.put(line)
+        os._exit(1)
+
+    threading.Thread(target=read, daemon=True).start()
+    return iter(lines.get, None)
+
+
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
+    turns = map(float, requests())
     job = Job.from_json(sys.argv[1])
 
     def answer(value: list[float] | str) -> None:
@@ -331,8 +349,8 @@ def main() -> None:
     try:
         measure = TASKS[job.task](job)
         answer([])
-        for line in sys.stdin:
-            answer(measure(float(line)))
+        for seconds in turns:
+            answer(measure(seconds))
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         answer(text[:160].replace("|", "/"))  # it goes into a table

@@ -9,6 +9,8 @@ import re
 import statistics
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import emulator
@@ -54,6 +56,19 @@ def measured(monkeypatch, tmp_path):
     return measured
 
 
+class InThisProcess:
+    """What `contest.Worker` is, where PyTorch has been imported already."""
+
+    def __init__(self, job):
+        self.job = contest.Job.from_json(job.to_json())
+
+    def prepare(self):
+        self.measure = worker.TASKS[self.job.task](self.job)
+
+    def stop(self):
+        pass
+
+
 def rows(text):
     """The cells of a Markdown text's tables, by row."""
     return [
@@ -64,6 +79,7 @@ def rows(text):
 
 
 def test_a_training_step_beside_pytorch(measured, monkeypatch, capsys):
+    monkeypatch.setattr(contest, "Worker", InThisProcess)
     monkeypatch.delitem(benchmarks.BASELINES, "compile")  # it takes a while
     text, record = measured("step")
     assert text.startswith("# Ours beside PyTorch\n")
@@ -91,28 +107,49 @@ def test_a_training_step_beside_pytorch(measured, monkeypatch, capsys):
     assert causal <= share
 
 
+@pytest.mark.parametrize("what", ["step", "ops", "sampling", "tape", "growth"])
+def test_every_size_operation_and_baseline(measured, monkeypatch, what):
+    monkeypatch.setattr(contest, "Worker", InThisProcess)
+    trace = partial(torch.compile, backend="eager")  # as a graph, without the C++ made from it
+    monkeypatch.setattr(torch, "compile", lambda model, mode: trace(model))
+    text, record = measured(what, size=("notebook", "video"))
+    table = [row[0] for row in rows(text)]
+    expected = {
+        "step": dict.fromkeys(("notebook", "video"), 4 + 1),  # the limit in a table of its own
+        "ops": dict.fromkeys(benchmarks.get_args(benchmarks.Op), 2),
+        "growth": dict.fromkeys(benchmarks.GROWTH, 2),
+    }
+    for name, n in expected.get(what, {}).items():
+        assert table.count(name) == n
+    assert {len(times.blocks) for found in record for times in found.values()} == {2}
+
+
 @pytest.mark.slow
 @linux
-def test_memory_and_one_operation(measured):
-    measured("memory")
-    text, record = measured("ops", op=("layer_norm",))
+def test_the_whole_command(measured, monkeypatch):
+    """Each section, with processes of its own."""
+    monkeypatch.delitem(benchmarks.BASELINES, "compile")  # it takes a minute
+    monkeypatch.setattr(benchmarks, "GROWTH", ("layers",))
+    text, record = measured("all", size=("video",), op=("layer_norm",))
     titles = re.findall("^## (.*)", text, re.MULTILINE)
-    assert titles == ["Operations", "Peak memory of a step"]  # in the order of the benchmark
-    assert [row[0] for row in rows(text)].count("layer_norm") == 2
-    assert not any(times.failure for measurement in record for times in measurement.values())
-    peaks = [times.blocks[0] for measurement in record[:-1] for times in measurement.values()]
+    assert titles == [title for title, _ in benchmarks.SECTIONS.values()]
+    assert [row[0] for row in rows(text)].count("video, batch 8") == 3
+    assert {t.failure for times in record for t in times.values()} == {""}
+    peaks = [t.blocks[0] for times in record if len(times) == 1 for t in times.values()]
+    assert len(peaks) == 2 * 3
     assert all(0 < peak < 2**32 for (peak,) in peaks)
 
 
 CUPY = """
+import sys
 import fake_cupy
-import torch
 
 class Launches(type(fake_cupy.count.launches)):
     def __setitem__(self, name, n):
-        for _ in range(n - self[name]):
-            with torch.profiler.record_function("cuLaunchKernel"):
-                pass
+        if torch := sys.modules.get("torch"):  # whose profiler may be listening
+            for _ in range(n - self[name]):
+                with torch.profiler.record_function("cuLaunchKernel"):
+                    pass
         super().__setitem__(name, n)
 
 fake_cupy.count.launches = Launches()
@@ -153,7 +190,9 @@ def test_a_training_step_on_a_gpu(gpu):
 
 @pytest.mark.slow
 @emulated
-def test_launches_on_a_gpu(gpu):
+def test_launches_on_a_gpu(gpu, monkeypatch):
+    names = ("ours, plain", "ours, fused", "PyTorch, bfloat16")
+    monkeypatch.setattr(gpu_tables.contenders, "__defaults__", (names,))
     text, record = gpu("launches")
     counted = {who: t.blocks for times in record for who, t in times.items()}
     for kernels in ("plain", "fused"):
@@ -164,7 +203,7 @@ def test_launches_on_a_gpu(gpu):
         before = fake_cupy.count.launches.total()
         step()
         assert counted[f"ours, {kernels}"] == [[fake_cupy.count.launches.total() - before]]
-    assert [row[1] for row in rows(text)[2:]][-1] == "PyTorch, bfloat16"
+    assert [row[1] for row in rows(text)[2:]] == list(names)
 
 
 @emulated
@@ -192,7 +231,8 @@ def test_kernels_beside_their_limit(gpu):
 def test_the_recipe_on_a_gpu(gpu, monkeypatch, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
-    short = dataclasses.replace(TINY, max_iters=6, eval_interval=3, eval_iters=1)
+    model = dataclasses.replace(TINY.model, n_layer=1)
+    short = dataclasses.replace(TINY, model=model, max_iters=6, eval_interval=3, eval_iters=1)
     monkeypatch.setitem(gpu_tables.PRESETS, "video", short)
     markdown, record = gpu("recipe", data=text)
     here = dataclasses.replace(short, data=text, out=tmp_path / "here")
@@ -243,14 +283,6 @@ def test_without_a_gpu_there_is_one_line(tmp_path):
         benchmarks.Benchmark(what="growth", device="gpu")
 
 
-@pytest.mark.slow
-def test_everything(measured):
-    text, record = measured("all", size=("notebook", "video"))
-    assert len(re.findall("^## ", text, re.MULTILINE)) == len(benchmarks.SECTIONS)
-    failures = [t.failure for times in record for who, t in times.items() if who != "compile"]
-    assert set(failures) == {""}
-
-
 def test_a_failure_is_told_and_the_others_go_on():
     jobs = {
         "ours": contest.Job("tape", "ours", TINY, 1),
@@ -262,6 +294,31 @@ def test_a_failure_is_told_and_the_others_go_on():
     ours, theirs = report.comparison([], times, {"theirs": "PyTorch"}, str)
     assert ours[0] == "ours"
     assert theirs == ["PyTorch", "—", "KeyError: 'no such operation'"]
+
+
+def seconds_at_work(pid):
+    """Of a process that is still there."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@linux
+def test_no_worker_outlives_the_command(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "--what", "tape", "--seconds", "100"]
+    repository = Path(__file__).parents[1]
+    process = subprocess.Popen([*command, "--out", tmp_path / "out.md"], cwd=repository)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(workers := children.read_text().split()) < 1:
+        assert process.poll() is None
+        time.sleep(0.01)
+    while seconds_at_work(workers[0]) < 2:  # in the middle of its measurement
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
 
 
 def test_every_operation_is_there_in_both_libraries():

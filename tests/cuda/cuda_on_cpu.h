@@ -224,6 +224,8 @@ static void together(const char* call, int line, unsigned mask, Operand& operand
     if (!(mask >> self % 32 & 1)) fail("%s (line %d): not in its own mask %08x", call, line, mask);
     f.state = IN_WARP;
     f.call = call, f.line = line, f.mask = mask, f.operand = &operand;
+    for (int lane = lanes < 32 ? lanes : 32; lane-- > 0;)
+        if (mask >> lane & 1 && warp[lane].state == READY) return pause_fibre();  // not the last
     bool all = true;
     Operand* operands[32] = {};
     for (int lane = 0; lane < 32; lane++) {
