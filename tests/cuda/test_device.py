@@ -433,7 +433,7 @@ def script(machine, tmp_path):
 
 
 SIZE = "--n-layer=1 --n-head=2 --n-embd=16 --block-size=8 --batch-size=2 --eval-iters=1"
-TRAIN = [*SIZE.split(), "--data=text.txt", "--out=run", "--eval-interval=4", "--dropout=0.1"]
+TRAIN = [*SIZE.split(), "--data=text.txt", "--eval-interval=4", "--dropout=0.1"]
 
 
 @pytest.mark.parametrize("kernels", ["plain", "fused"])
@@ -444,11 +444,11 @@ def test_train_and_sample(script, tmp_path, kernels, machine):
         if machine == "stand-in" and emulator.missing:
             pytest.skip(emulator.missing)
     done = script("train.py", "--device=gpu", f"--kernels={kernels}", "--preset=nanogpt-cpu",
-                  "--max-iters=8", *TRAIN)  # fmt: skip
+                  "--max-iters=8", "--out=run", *TRAIN)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "device      cuda" in done.stdout
     here = script("train.py", "--device=cpu", "--preset=nanogpt-cpu", "--max-iters=8",
-                  "--processes=1", *[*TRAIN, "--out=here"])  # fmt: skip
+                  "--processes=1", "--out=here", *TRAIN)  # fmt: skip
     assert here.returncode == 0, here.stderr
     there, here = (
         [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
@@ -480,7 +480,7 @@ def test_train_with_a_graph(script, tmp_path, machine):
     reports = []
     for graph in ("--graph", "--no-graph"):
         done = script(
-            "train.py", *flags.split(), graph, *[*TRAIN, "--n-embd=32", f"--out={graph[2:]}"]
+            "train.py", *flags.split(), graph, *TRAIN, "--n-embd=32", f"--out={graph[2:]}"
         )
         assert done.returncode == 0, done.stderr
         assert "without a CUDA graph" not in done.stderr
