@@ -335,7 +335,8 @@ def test_a_run_is_overwritten_only_when_told(trained, script, tmp_path):
     before = {path: path.read_bytes() for path in run.iterdir()}
     check_mistake(trained("--out", run), "holds a run already", "--resume", "--overwrite")
     check_mistake(trained("--out", run, "--overwrite", "--resume"), "choose one")
-    check_mistake(trained("--out", run, "--overwrite", "--data", "nothing"), "nothing")
+    elsewhere = script("train.py", "--out", run, "--overwrite", "--data", "nothing")
+    check_mistake(elsewhere, "nothing")
     check_mistake(trained("--out", run, "--overwrite", "--n-embd", 10**9), "memory")
     assert {path: path.read_bytes() for path in run.iterdir()} == before
     done = trained("--out", run, "--overwrite", "--seed", 2, "--max-iters", 5)
