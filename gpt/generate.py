@@ -150,7 +150,8 @@ def draw(logits: np.ndarray, uniform: np.ndarray, sampling: Sampling) -> np.ndar
     order = np.argsort(-logits, axis=1, kind="stable")  # (B, V), the likeliest first
     if sampling.temperature == 0:
         return order[:, 0]
-    p = np.take_along_axis(logits, order, axis=1).astype(np.float64)
+    rows = np.arange(len(order))
+    p = logits[rows[:, None], order].astype(np.float64)
     p = np.exp((p - p[:, :1]) / sampling.temperature)  # not yet summing to 1
     if sampling.top_k is not None:
         p[:, sampling.top_k :] = 0
@@ -159,7 +160,7 @@ def draw(logits: np.ndarray, uniform: np.ndarray, sampling: Sampling) -> np.ndar
         p[before >= sampling.top_p * p.sum(axis=1, keepdims=True)] = 0
     cumulative = np.cumsum(p, axis=1)
     rank = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(axis=1)
-    return np.take_along_axis(order, rank[:, None], axis=1)[:, 0]
+    return order[rows, rank]
 
 
 def _uniform(seed: int | Sequence[int], step: int, n: int) -> np.ndarray:
