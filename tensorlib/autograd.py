@@ -372,7 +372,9 @@ def _is_fresh(result: Any, arrived: list) -> bool:
         return False  # a broadcast view: its elements share memory with each other
     owner = result if result.base is None else owner_of(result)
     for gradient in arrived:
-        if gradient is owner or (gradient is not None and owner_of(gradient) is owner):
+        if gradient is owner:
+            return False
+        if gradient is not None and gradient.base is not None and owner_of(gradient) is owner:
             return False
     return True
 
