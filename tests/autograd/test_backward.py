@@ -188,6 +188,7 @@ SHARING = {
     "p + q": lambda p, q: p + q,
     "p - q": lambda p, q: p - q,
     "p + p + q": lambda p, q: p + p + q,
+    "a view of p + q": lambda p, q: (p + q).view(2, 2).view(4),
     "views": lambda p, q: p.reshape(2, 2).T.reshape(4) + q.view(4),
     "expand": lambda p, q: p.expand(1, 4)[0] + q,
     "cat": lambda p, q: tensorlib.cat([p, q])[:4] + q,

@@ -1,11 +1,15 @@
 """What the tests of gpt share: a text, a tiny model, and the scripts as a user runs them."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from gpt.config import TrainConfig
+from gpt.data import Corpus
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = "--n-layer=1 --n-head=2 --n-embd=8 --block-size=8 --batch-size=4 --eval-iters=2"
@@ -24,6 +28,18 @@ def text_file(tmp_path, text):
     path = tmp_path / "text.txt"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def setting(tmp_path, text):
+    """(configuration, corpus) of a tiny model with dropout, three sequences to a batch."""
+    corpus = Corpus.from_text("text", text, 8)
+    config = TrainConfig(out=tmp_path / "run", batch_size=3, eval_iters=3)
+    shape = dataclasses.replace(
+        config.model, vocab_size=corpus.tokenizer.vocab_size, block_size=8, n_layer=2, n_head=2,
+        n_embd=8, dropout=0.25,
+    )  # fmt: skip
+    return dataclasses.replace(config, model=shape), corpus
 
 
 @pytest.fixture(scope="session")

@@ -38,17 +38,6 @@ def assert_same_bits(a, b):
         np.testing.assert_array_equal(a[name], b[name], name)
 
 
-@pytest.fixture
-def setting(tmp_path, text):
-    corpus = Corpus.from_text("text", text, 8)
-    config = TrainConfig(out=tmp_path / "run", batch_size=3, eval_iters=3)
-    shape = dataclasses.replace(
-        config.model, vocab_size=corpus.tokenizer.vocab_size, block_size=8, n_layer=2, n_head=2,
-        n_embd=8, dropout=0.25,
-    )  # fmt: skip
-    return dataclasses.replace(config, model=shape), corpus
-
-
 # ------------------------------------------------------------ several batches to a step, and memory
 
 

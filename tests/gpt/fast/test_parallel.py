@@ -6,8 +6,7 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from gpt.config import TrainConfig, UserError
-from gpt.data import Corpus
+from gpt.config import UserError
 from gpt.fast import machine
 from gpt.fast.parallel import Team
 from gpt.model import GPT
@@ -16,14 +15,9 @@ from gpt.training import Trainer
 
 
 @pytest.fixture
-def setting(tmp_path, text):
-    corpus = Corpus.from_text("text", text, 8)
-    config = TrainConfig(out=tmp_path / "run", batch_size=5, eval_iters=3)
-    shape = dataclasses.replace(
-        config.model, vocab_size=corpus.tokenizer.vocab_size, block_size=8, n_layer=2, n_head=2,
-        n_embd=8, dropout=0.25,
-    )  # fmt: skip
-    return dataclasses.replace(config, model=shape), corpus
+def setting(setting):
+    config, corpus = setting
+    return dataclasses.replace(config, batch_size=5), corpus
 
 
 @pytest.fixture
