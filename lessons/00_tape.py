@@ -169,7 +169,7 @@ with torch.no_grad():
 # is dropped. A `Node` never refers to its own output, and keeps of its inputs only what its
 # gradient functions use: `add` keeps no array at all, `mul` keeps both.
 #
-# **5. The first gradient to arrive is borrowed** (`_Sum`). Adding in place is faster than a new
+# **5. The first gradient to arrive is borrowed** (`_Arrived`). Adding in place is faster than a new
 # array per sum, but `add` hands the *same* array to both inputs, so only a sum that is ours may be
 # written to. We made a new number each time.
 #

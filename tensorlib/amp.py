@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .autocast_mode import autocast as autocast
-from .autograd import mark_written
+from .clock import mark_written
 from .device import canonical
 from .optim import Optimizer
 from .tensor import Tensor

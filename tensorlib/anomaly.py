@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,15 +39,13 @@ class detect_anomaly(Observer):  # noqa: N801
             if found.is_nan or not given:  # else it is the infinity of a mask
                 raise RuntimeError(f"{name} made {found.within('its result')}{place}")
 
-    def ran_backward(self, node: Any, arrived: list, results: Iterator) -> Iterator:
-        for edge, result in results:
-            found = _Odd.of(result)
-            if found and (found.is_nan or not any(map(_Odd.of, arrived))):
-                i = next(i for i, other in enumerate(node.edges) if other is edge)
-                which = found.within(f"the gradient of its argument {i}")
-                where = _where("its forward ran at", node.origin)
-                raise RuntimeError(f"the backward of {node.name} made {which}{where}")
-            yield edge, result
+    def flowed(self, node: Any, edge: Any, arrived: list, gradient: Any) -> None:
+        found = _Odd.of(gradient)
+        if found and (found.is_nan or not any(map(_Odd.of, arrived))):
+            i = next(i for i, other in enumerate(node.edges) if other is edge)
+            which = found.within(f"the gradient of its argument {i}")
+            where = _where("its forward ran at", node.origin)
+            raise RuntimeError(f"the backward of {node.name} made {which}{where}")
 
 
 class _Odd(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .autograd import last_written, owner_of
+from .clock import last_written, owner_of
 from .device import canonical
 
 _FLOAT32 = np.dtype("float32")

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import functools
 import heapq
-import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import clock
 from .anomaly import detect_anomaly as detect_anomaly  # autograd's in PyTorch, too
 from .arrays import as_array, is_writable, unbroadcast
+from .clock import owner_of
 from .device import device_of
 from .grad_mode import is_quiet, mode
 
@@ -62,7 +63,8 @@ class Node:
     and an array nobody needs is freed at once, by reference counting.
 
     name: the operation's, for messages.
-    edges: for each input its key, shape and dtype; None for an input that wants no gradient.
+    edges: for each input its source (the node that made it, or a leaf itself), which of the
+        source's outputs it is, its shape and its dtype; None for an input that gets no gradient.
     gradients: one function per input, or one function for all; None once they are used up.
     outputs: how many outputs the operation had.
     number: the time on the tape's clock; a larger number is a later operation.
@@ -76,21 +78,16 @@ class Node:
         self.edges = edges
         self.gradients = gradients
         self.outputs = outputs
-        self.number = next(_clock)
+        self.number = clock.now()
         self.origin: Origin | None = None
 
     def __str__(self) -> str:
         return f"{self.name} (its forward ran at {self.origin})" if self.origin else self.name
 
 
-_Key = tuple[Any, int]  # the source of a tensor (its node, or a leaf itself), and which output
-_Edge = tuple[_Key, tuple[int, ...], np.dtype] | None
-_clock = itertools.count(1)
-
-
-def now() -> int:
-    """The time on the tape's clock: nodes with a larger number are of later operations."""
-    return next(_clock)
+_Source = Any  # a Node or a leaf
+_Key = tuple[_Source, int]  # and which of its outputs
+_Edge = tuple[_Source, int, tuple[int, ...], np.dtype] | None
 
 
 def _key(tensor: TensorBase) -> _Key:
@@ -130,32 +127,35 @@ def operation(
     def run(*inputs: Any, **options: Any) -> Any:
         if mode.observer is not None:  # who watches calls run again, and notes what came of it
             return mode.observer.forward(run, inputs, options)
-        arrays, edges, enabled = [], [], not mode.paused
+        arrays, edges, recorded, enabled = [], [], False, not mode.paused
         for x in inputs:
             edge = None
             if isinstance(x, TensorBase):
-                if enabled and x._requires_grad:  # and _key(x), without the cost of a call
-                    edge = (x.node or x, x.output), x.array.shape, x.array.dtype
+                if enabled and x._requires_grad:
+                    edge = x.node or x, x.output, x.array.shape, x.array.dtype
+                    recorded = True
                 x = x.array
             arrays.append(x)
             edges.append(edge)
+        call = function
         if options:
-            options = {k: _constant(name, k, x) for k, x in options.items()}
+            constants = {k: _constant(name, k, x) for k, x in options.items()}
+            call = functools.partial(function, **constants)
         try:
             if prepare is not None:
                 arrays = prepare(*arrays)
             if is_quiet.get():  # inside another operation
-                value, gradients = function(*arrays, **options)
+                value, gradients = call(*arrays)
             else:  # 1 / 0 is inf without a warning, as in PyTorch
-                value, gradients = mode.quiet.run(function, *arrays, **options)
+                value, gradients = mode.quiet.run(call, *arrays)
         except (ValueError, TypeError) as error:
             if explained := _explained(error, name, arrays):
                 raise explained from error
             raise
         many = type(value) is tuple
         node = None
-        if gradients is not None and any(edges):
-            if not (all(edges) or callable(gradients)):
+        if recorded and gradients is not None:
+            if None in edges and not callable(gradients):
                 # what only an unwanted gradient refers to is freed here
                 gradients = [f if e else None for e, f in zip(edges, gradients)]
             node = Node(name, edges, gradients, len(value) if many else 1)
@@ -218,13 +218,13 @@ def backward(
     RuntimeError if the tensor does not require a gradient, has many elements and no `gradient`,
     or its graph has been used up. After an error no `.grad` has changed.
     """
-    found = _run_backward([tensor], [gradient], None, retain_graph, create_graph)
-    for (leaf, _), total in found.items():
+    found = _run_backward([tensor], [gradient], (), retain_graph, create_graph)
+    for (leaf, _), gradient in found.items():
         if leaf.grad is None:
-            leaf.grad = _tensor_type(total.owned())
+            leaf.grad = _tensor_type(gradient)
         else:
-            leaf.grad.array += total.value
-            mark_written(leaf.grad.array)
+            leaf.grad.array += gradient
+            clock.mark_written(leaf.grad.array)
 
 
 def grad(
@@ -252,125 +252,131 @@ def grad(
         if not x._requires_grad:
             raise RuntimeError(f"grad: input {i} does not require a gradient")
     wanted = [_key(x) for x in inputs]
-    found = _run_backward(outputs, grad_outputs, set(wanted), retain_graph, create_graph)
+    found = _run_backward(outputs, grad_outputs, wanted, retain_graph, create_graph)
     for i, key in enumerate(wanted):
         if key not in found and not allow_unused:
             raise RuntimeError(
                 f"grad: input {i} was not used to compute the outputs; "
                 "with allow_unused=True its gradient is None"
             )
-    return tuple(_tensor_type(found[key].owned()) if key in found else None for key in wanted)
+    return tuple(_tensor_type(found[key]) if key in found else None for key in wanted)
 
 
-class _Sum:
-    """The gradients that arrive at one place by several paths, added up.
+class _Arrived:
+    """The gradients that wait at nodes and leaves, added up where they arrive by several paths.
 
     Adding in place is safe only in an array that we alone hold. A gradient function may have
-    returned the array it was given (`lambda grad: grad`), which others still read; so the first
-    sum makes a new array, unless `_is_fresh` says that one of the two gradients was new already.
+    returned the array it was given (`lambda grad: grad`), which others still read: such a one is
+    borrowed, and of two of them a new array is made.
     """
 
-    __slots__ = ("fresh", "value")
+    __slots__ = ("borrowed", "gradients", "queue", "useful")
 
-    def __init__(self, gradient: Any, fresh: bool) -> None:
-        self.value = gradient
-        self.fresh = fresh
+    def __init__(self, useful: set | None) -> None:
+        self.gradients: dict[_Source, list[Any]] = {}  # one, or None, for each of its outputs
+        self.borrowed: set[_Key] = set()
+        self.queue: list[tuple[int, Node]] = []  # the nodes among them, the newest first
+        self.useful = useful
 
-    def add(self, gradient: Any, fresh: bool) -> None:
-        if self.fresh:
-            self.value += gradient
-        elif fresh:
-            gradient += self.value
-            self.value, self.fresh = gradient, True
-        else:
-            self.value, self.fresh = self.value + gradient, True
+    def add(self, source: _Source, output: int, gradient: Any, fresh: bool) -> None:
+        """Add a gradient of `source`'s output; `fresh`: nobody else can see this array."""
+        if (totals := self.gradients.get(source)) is None:
+            is_node = type(source) is Node
+            totals = self.gradients[source] = [None] * (source.outputs if is_node else 1)
+            if is_node and (self.useful is None or source in self.useful):
+                heapq.heappush(self.queue, (-source.number, source))
+        if (total := totals[output]) is not None:
+            is_ours = (source, output) not in self.borrowed
+            self.borrowed.discard((source, output))
+            if is_ours:
+                total += gradient
+                gradient = total
+            elif fresh:
+                gradient += total
+            else:
+                gradient = total + gradient
+        elif not fresh:
+            self.borrowed.add((source, output))
+        totals[output] = gradient
 
-    def owned(self) -> Any:
-        """The sum as an array that may be written to."""
-        return self.value if self.fresh else self.value.copy()
+    def owned(self) -> dict[_Key, Any]:
+        """What waits there, as arrays that may be written to."""
+        return {
+            (source, i): total.copy() if (source, i) in self.borrowed else total
+            for source, totals in self.gradients.items()
+            for i, total in enumerate(totals)
+            if total is not None
+        }
 
 
 def _run_backward(
     outputs: Sequence[TensorBase],
     gradients: Sequence[TensorBase | None],
-    wanted: Collection[_Key] | None,
+    wanted: Collection[_Key],
     retain_graph: bool,
     create_graph: bool,
-) -> dict[_Key, _Sum]:
-    """Walk the graph from `outputs`, newest node first; return the gradients of every leaf, or
-    only those that are `wanted`."""
+) -> dict[_Key, Any]:
+    """Walk the graph from `outputs`, newest node first; return the gradients that were `wanted`,
+    or those of all leaves, in arrays that are nobody else's."""
     if create_graph:
         raise RuntimeError("create_graph=True: gradients of gradients are not supported")
-    useful = None if wanted is None else _leading_to(wanted, outputs)  # None: everything is
-    wanted = wanted or ()
-    pending: dict[_Key, _Sum] = {}  # the gradients that have arrived and are not consumed
-    queue: list[tuple[int, Node]] = []  # the nodes among them, the newest first
-    queued: set[Node] = set()
-
-    def arrive(key: _Key, gradient: Any, fresh: bool) -> None:
-        if (total := pending.get(key)) is not None:
-            total.add(gradient, fresh)
-            return
-        pending[key] = _Sum(gradient, fresh)
-        source = key[0]
-        if isinstance(source, Node) and source not in queued and (not useful or source in useful):
-            queued.add(source)
-            heapq.heappush(queue, (-source.number, source))
-
-    for tensor, gradient in zip(outputs, gradients):
-        start = _starting_gradient(tensor, gradient)
+    useful = _leading_to(wanted, outputs) if wanted else None  # None: everything is
+    kept = {source for source, _ in wanted}  # an inner tensor's gradient is a result and flows on
+    arrived = _Arrived(useful)
+    for tensor, given in zip(outputs, gradients):
+        start = _starting_gradient(tensor, given)
         if _is_useful(key := _key(tensor), useful):
-            arrive(key, start, fresh=False)
-
+            arrived.add(*key, start, fresh=False)
+    observer = mode.observer
     with np.errstate(all="ignore"):  # inf and nan show in the gradients; no warnings beside them
-        while queue:
-            node = heapq.heappop(queue)[1]
-            _check_usable(node)
-            arrived = []
-            for output in range(node.outputs):
-                # grad() may want an inner tensor's: it stays in `pending` as a result, and flows on
-                key = (node, output)
-                total = pending.get(key) if key in wanted else pending.pop(key, None)
-                arrived.append(total and total.value)
+        while arrived.queue:
+            node = heapq.heappop(arrived.queue)[1]
+            totals = arrived.gradients[node] if node in kept else arrived.gradients.pop(node)
+            gradient = totals[0] if node.outputs == 1 else tuple(totals)
+            edges = node.edges
+            if useful is not None:
+                edges = [edge if edge and _is_useful(edge[:2], useful) else None for edge in edges]
+            if node.gradients is None or clock.last_write > node.number:
+                _check_usable(node)
+            if observer is not None:
+                observer.backward(node, totals)
             try:
-                results = _input_gradients(node, arrived, useful)
-                if mode.observer is not None:
-                    results = mode.observer.backward(node, arrived, results)
-                for (key, shape, dtype), result in results:
+                results = node.gradients
+                if one_for_all := callable(results):
+                    results = results(gradient, [edge is not None for edge in edges])
+                for edge, result in zip(edges, results):
+                    if edge is None or result is None:
+                        continue
+                    if not one_for_all:  # a function each: one result is gone before the next comes
+                        result = result(gradient)
+                    if observer is not None:
+                        observer.gradient(node, edge, totals, result)
+                    source, output, shape, dtype = edge
                     if result.shape != shape:
                         result = unbroadcast(result, shape)
-                    if result.dtype != dtype:
-                        result = result.astype(dtype)
-                    arrive(key, result, _is_fresh(result, arrived))
+                    if result.dtype is not dtype:
+                        result = result.astype(dtype, copy=False)
+                    if result.base is None and node.outputs == 1:  # as a rule, and in a hurry
+                        fresh = result is not gradient
+                    else:
+                        fresh = _is_fresh(result, totals)
+                    arrived.add(source, output, result, fresh)
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-                shapes = ", ".join(str(shape) for _, shape, _ in filter(None, node.edges))
+                shapes = ", ".join(str(edge[2]) for edge in node.edges if edge)
                 raise RuntimeError(f"backward of {node}, inputs {shapes}: {error}") from error
             if not retain_graph:
                 node.gradients = None  # frees what was saved for this node
-    return pending
-
-
-def _input_gradients(node: Node, arrived: list, useful: set | None) -> Iterator[tuple[Any, Any]]:
-    """Each edge of `node` that wants a gradient, with the gradient that its input gets."""
-    gradient = arrived[0] if node.outputs == 1 else tuple(arrived)
-    edges = node.edges
-    if useful is not None:
-        edges = [edge if edge and _is_useful(edge[0], useful) else None for edge in edges]
-    if callable(node.gradients):
-        results = node.gradients(gradient, [edge is not None for edge in edges])
-        yield from (pair for pair in zip(edges, results) if pair[0])
-    else:
-        for edge, function in zip(edges, node.gradients):
-            if edge and function:
-                yield edge, function(gradient)
+    return arrived.owned()
 
 
 def _is_fresh(result: Any, arrived: list) -> bool:
     """Whether a gradient is new memory, which nobody else can see, and not one of those that
     arrived, or a view of one."""
-    if result.base is not None and not is_writable(result):
-        return False  # a broadcast view: its elements share memory with each other
-    owner = result if result.base is None else owner_of(result)
+    owner = result
+    if result.base is not None:
+        if not is_writable(result):
+            return False  # a broadcast view: its elements share memory with each other
+        owner = owner_of(result)
     for gradient in arrived:
         if gradient is owner:
             return False
@@ -419,36 +425,12 @@ def _leading_to(wanted: Collection[_Key], outputs: Sequence[TensorBase]) -> set:
 
 
 def _inputs(node: Node) -> list[_Key]:
-    return [key for key, _, _ in filter(None, node.edges)]
+    return [edge[:2] for edge in node.edges if edge]
 
 
 def _is_useful(key: _Key, useful: set | None) -> bool:
     source, _ = key
     return useful is None or key in useful or source in useful
-
-
-# ----------------------------------------------------------------------------- in-place changes
-
-# When memory was last written, by the id of the array that owns it. The id of a dead array is used
-# again: so this does not grow for ever, and what that array left is older than any node that saves
-# its successor.
-_writes: dict[int, int] = {}
-_last_write = 0
-
-
-def mark_written(array: Any) -> None:
-    """Note on the tape's clock that `array` was changed in place, as every in-place function does.
-
-    A node that still needs the old values is older than the write: backward then says so, rather
-    than compute with the new ones.
-    """
-    global _last_write
-    _writes[id(owner_of(array))] = _last_write = next(_clock)
-
-
-def last_written(array: Any) -> int:
-    """When the memory of `array` was last changed in place, on the tape's clock; 0 for never."""
-    return _writes.get(id(owner_of(array)), 0)
 
 
 def _check_usable(node: Node) -> None:
@@ -457,27 +439,9 @@ def _check_usable(node: Node) -> None:
             f"backward ran through {node} before and let go of its gradient functions with "
             "what they had saved; to run it twice, pass retain_graph=True the first time"
         )
-    if _last_write > node.number:
-        for array in saved_arrays(node.gradients):
-            if last_written(array) > node.number:
-                raise RuntimeError(
-                    f"backward of {node}: an array of shape {array.shape} that it needs was "
-                    "changed in place after it was used; change a copy (x.clone()) instead"
-                )
-
-
-def saved_arrays(value: Any) -> Iterator[Any]:
-    """The arrays that gradient functions refer to: what this node saved for backward."""
-    if callable(value):
-        value = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            yield from saved_arrays(item)
-    elif hasattr(value, "strides"):
-        yield value
-
-
-def owner_of(array: Any) -> Any:
-    while isinstance(array.base, type(array)):
-        array = array.base
-    return array
+    for array in clock.saved_arrays(node.gradients):
+        if clock.last_written(array) > node.number:
+            raise RuntimeError(
+                f"backward of {node}: an array of shape {array.shape} that it needs was "
+                "changed in place after it was used; change a copy (x.clone()) instead"
+            )

@@ -84,7 +84,7 @@ class Graph:
         of_source: dict[Any, Item] = {}
         for node in nodes:
             item = of_node.get(node)
-            for (source, output), shape, _ in filter(None, node.edges):
+            for source, output, shape, _ in filter(None, node.edges):
                 taken = of_node.get(source)
                 if taken is None and item is not None:
                     name = names.get(id(source))
@@ -168,7 +168,7 @@ def _nodes(last: Node | None) -> list[Node]:
         node = stack.pop()
         if node not in found:
             found.add(node)
-            sources = [edge[0][0] for edge in node.edges if edge is not None]
+            sources = [edge[0] for edge in node.edges if edge is not None]
             stack += [source for source in sources if isinstance(source, Node)]
     return sorted(found, key=lambda node: node.number)
 

@@ -68,7 +68,7 @@ class Origin(NamedTuple):
 class Observer:
     """Watches what this thread computes while it is entered: `with observer:`.
 
-    A subclass says in `ran` and `ran_backward` what it does about it. Observers may be nested.
+    A subclass says in `ran`, `started` and `flowed` what it does about it. Observers may be nested.
     """
 
     def __enter__(self) -> Any:
@@ -83,10 +83,11 @@ class Observer:
     def ran(self, run: Any, inputs: list, outputs: tuple, origin: Origin, seconds: float) -> None:
         """The operation `run` has made the tensors `outputs` of `inputs`."""
 
-    def ran_backward(self, node: Any, arrived: list, results: Iterator) -> Iterator:
-        """A node has got the gradients `arrived`; pass on the pairs of edge and gradient in
-        `results`, which are computed as they are asked for."""
-        return results
+    def started(self, node: Any, arrived: list) -> None:
+        """Backward is about to run the gradient functions of `node` on the gradients `arrived`."""
+
+    def flowed(self, node: Any, edge: Any, arrived: list, gradient: Any) -> None:
+        """They have made the gradient of the input behind one of the node's edges."""
 
     # ------------------------------------------------------------------- what the tape calls
 
@@ -108,15 +109,20 @@ class Observer:
         self.ran(run, [*inputs, *options.values()], outputs, origin, seconds)
         return result
 
-    def backward(self, node: Any, arrived: list, results: Iterator) -> Iterator:
-        """The gradients of a node's inputs, with their edges, on their way through."""
+    def backward(self, node: Any, arrived: list) -> None:
+        """A node's turn has come in backward."""
         if self.outer is not None:
-            results = self.outer.backward(node, arrived, results)
-        for edge, result in self.ran_backward(node, arrived, results):
-            source = edge[0][0]
-            if hasattr(source, "array"):  # a leaf, not a node
-                self.reached[id(source)] = source
-            yield edge, result
+            self.outer.backward(node, arrived)
+        self.started(node, arrived)
+
+    def gradient(self, node: Any, edge: Any, arrived: list, gradient: Any) -> None:
+        """One of its inputs gets a gradient."""
+        if self.outer is not None:
+            self.outer.gradient(node, edge, arrived, gradient)
+        source = edge[0]
+        if hasattr(source, "array"):  # a leaf, not a node
+            self.reached[id(source)] = source
+        self.flowed(node, edge, arrived, gradient)
 
     @contextmanager
     def inside(self, module: Any) -> Iterator[None]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import autograd, ops
+from . import autograd, clock, ops
 from .arrays import is_floating
 from .device import canonical, device_of, move
 from .grad_mode import is_grad_enabled
@@ -299,7 +299,7 @@ class Tensor(autograd.TensorBase):
         except ValueError as error:
             raise RuntimeError(f"assignment to a tensor of shape {self.shape}: {error}") from None
         ops.check_index(target, last)
-        autograd.mark_written(self.array)
+        clock.mark_written(self.array)
 
     def __iadd__(self, other: Any) -> Tensor:  # type: ignore[misc]
         return self._in_place(np.add, other)
@@ -333,7 +333,7 @@ class Tensor(autograd.TensorBase):
             function(self.array, other, out=self.array, casting="same_kind")
         except (TypeError, ValueError) as error:  # the result has a wider type, or another shape
             raise RuntimeError(f"in place on {self.dtype} {self.shape}: {error}") from None
-        autograd.mark_written(self.array)
+        clock.mark_written(self.array)
         return self
 
     def _writable_with(self, other: Any) -> Any:

@@ -17,14 +17,14 @@ import re
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from . import flops
-from .autograd import Node, TensorBase, owner_of, saved_arrays
+from .autograd import Node, TensorBase
+from .clock import owner_of, saved_arrays
 from .device import device_of
 from .kernels import kernels
 from .observer import Observer, Origin, name_of, now
@@ -109,25 +109,22 @@ class trace(Observer):  # noqa: N801
         self._seen[id(owner)] = owner
         return True
 
-    def ran_backward(self, node: Node, arrived: list, results: Iterator) -> Iterator:
+    def started(self, node: Node, arrived: list) -> None:
         if (record := self._by_node.get(node.number)) is None:
             record = self._by_node[node.number] = Record(node.name, origin=node.origin)
             self.operations.append(record)
         gradients = [g.ravel(order="K") for g in arrived if g is not None]
         record.norms = [kernels(g).norm(g) for g in gradients]
-        passed = []
-        start = time.perf_counter()
-        for edge, result in results:
-            yield edge, result
-            passed.append(edge)
-            last = result
-        if passed:
-            record.backward += now(last) - start
-        counts = record.gradient_flops
-        if isinstance(counts, list):
-            pairs = zip(node.edges, counts)
-            counts = sum(n for edge, n in pairs if any(edge is other for other in passed))
-        record.flops += counts
+        if not isinstance(record.gradient_flops, list):
+            record.flops += record.gradient_flops
+        self._since = time.perf_counter()
+
+    def flowed(self, node: Node, edge: Any, arrived: list, gradient: Any) -> None:
+        record = self._by_node[node.number]
+        since, self._since = self._since, now(gradient)
+        record.backward += self._since - since
+        if isinstance(record.gradient_flops, list):
+            record.flops += sum(n for e, n in zip(node.edges, record.gradient_flops) if e is edge)
 
     def totals(self) -> Totals:
         """The sums over operations of one name, and over those inside of each module."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..autograd import mark_written
+from ..clock import mark_written
 from ..device import device_of
 from ..kernels import kernels
 from ..tensor import Tensor

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import mark_written
+from ..clock import mark_written
 from ..kernels import kernels
 from ..tensor import Tensor, clear_gradients
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from .. import random
 from ..autocast_mode import current_autocast
-from ..autograd import Node, TensorBase, now
+from ..autograd import Node, TensorBase
+from ..clock import now
 from ..grad_mode import mode
 
 
@@ -66,7 +67,7 @@ class _Segment:
         if not callable(node.gradients):  # an edge without a function gets no gradient
             pairs = zip(node.edges, node.gradients)
             node.edges = [edge if function else None for edge, function in pairs]
-        leaves = [edge[0][0] for edge in node.edges if edge]
+        leaves = [edge[0] for edge in node.edges if edge]
         read = inputs + [leaf.array for leaf in leaves if isinstance(leaf, TensorBase)]
 
         def gradients(grad: Any, needed: list[bool]) -> Any:
@@ -120,7 +121,7 @@ def _nodes(result: Any, start: int) -> list[Node]:
         node = stack.pop()
         if isinstance(node, Node) and node.number > start and node not in found:
             found.add(node)
-            stack += [edge[0][0] for edge in node.edges if edge]
+            stack += [edge[0] for edge in node.edges if edge]
     return sorted(found, key=lambda node: node.number)
 
 

@@ -44,7 +44,7 @@ def recorded(loss):
         node = stack.pop()
         if node not in nodes:
             nodes.add(node)
-            sources = [edge[0][0] for edge in node.edges if edge is not None]
+            sources = [edge[0] for edge in node.edges if edge is not None]
             stack += [source for source in sources if type(source) is type(node)]
     return Counter(node.name for node in nodes)
 
