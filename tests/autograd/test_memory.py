@@ -211,3 +211,17 @@ def test_the_process_does_not_grow():
             before = resident()
         ((x * 2).sin() * x).sum().backward()
     assert resident() - before < 20e6
+
+
+def test_of_borrowed_gradients_the_second_allocates_and_later_ones_add_in_place():
+    p = tensorlib.ones(2, requires_grad=True)
+    arrived = tensorlib.autograd._Arrived(useful=None)
+    gradients = [np.array([n, -n], np.float32) for n in (1, 2, 4)]
+    for gradient in gradients[:2]:
+        arrived.add(p, 0, gradient, fresh=False)
+    (total,) = arrived.gradients[p]
+    arrived.add(p, 0, gradients[2], fresh=False)
+    assert arrived.gradients[p][0] is total
+    assert arrived.owned()[p, 0] is total  # and it is not copied
+    assert total.tolist() == [7, -7]
+    assert [g.tolist() for g in gradients] == [[1, -1], [2, -2], [4, -4]]
