@@ -39,6 +39,10 @@ class no_grad(ContextDecorator):  # noqa: N801
     Above a generator it holds while the generator runs, and not while its caller does.
     """
 
+    def __new__(cls, function: Any = None) -> Any:
+        """`@no_grad` without brackets is `@no_grad()`, as in PyTorch."""
+        return super().__new__(cls) if function is None else cls()(function)
+
     def __enter__(self) -> None:
         mode.paused += 1
 

@@ -218,7 +218,10 @@ class _Container(Module):
 
     def append(self, module: Module) -> _Container:
         if not isinstance(module, Module):
-            raise TypeError(f"a list of modules cannot hold a {type(module).__name__}")
+            kind, remedy = type(module).__name__, ""
+            if isinstance(self, Sequential) and isinstance(module, (list, tuple)):
+                remedy = ": unpack it, Sequential(*layers)"
+            raise TypeError(f"{type(self).__name__} holds modules, not {kind}{remedy}")
         setattr(self, str(len(self)), module)
         return self
 

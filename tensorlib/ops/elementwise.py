@@ -183,6 +183,8 @@ def _at_most(x, high):
 
 @operation(prepare=lambda condition, x, y: (condition, *promote_arrays(x, y)))
 def where(condition, x, y):
+    if not (condition is True or condition is False or condition.dtype == bool):
+        raise RuntimeError(f"where: the condition must be bool, not {condition.dtype}")
     y = np.where(condition, x, y).astype(x.dtype, copy=False)  # CuPy's makes float32 of bfloat16
     return y, (
         None,

@@ -39,6 +39,17 @@ def test_no_grad_as_a_decorator():
     assert (double.__name__, double.__doc__) == ("double", "Doubles.")
 
 
+def test_no_grad_without_brackets():
+    x = leaf(1.0)
+
+    @no_grad
+    def double():
+        return x * 2
+
+    assert not double().requires_grad
+    assert (x * 2).requires_grad
+
+
 def test_no_grad_above_a_generator():
     x = leaf(1.0)
 

@@ -234,6 +234,10 @@ def test_where(shapes):
     check(lambda t, c, x: t.where(c, x, -INF), mask(*condition), x, finite=False)
 
 
+def test_where_wants_a_condition():
+    check_error(RuntimeError, lambda t, x: t.where(x, x, x), (3,), match="bool")
+
+
 def test_where_on_a_condition_that_is_computed():
     check(lambda t, x, y: t.where(x > y, x, y), (3, 4), (4,))
     check(lambda t, c: t.where(c, 1.0, 0.0), mask(3, 4))
