@@ -2,6 +2,10 @@
 
 `grad` is the gradient of the value; each lambda turns it into the gradient of one argument. The
 tape sums it back where that argument was broadcast, and skips what nobody asked for.
+
+Three things come from elsewhere: how operands meet in one type (`promote…`, in `arrays.py`), which
+operations keep to float32 where others compute in 16 bits (`@in_float32`, in `autocast_mode.py`),
+and `kernels(x)`, the fused functions of the machine on which x lives (`kernels/cpu.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ floating = partial(operation, prepare=promote_to_float)  # and integers become f
 # ----------------------------------------------------------------------------------- arithmetic
 
 
-@operation(prepare=promote_widening)
+@operation(prepare=promote_widening)  # `promote`, but for one case on a GPU
 def add(x, y):
     return x + y, (lambda grad: grad, lambda grad: grad)
 
