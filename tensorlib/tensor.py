@@ -334,6 +334,9 @@ class Tensor(autograd.TensorBase):
         try:
             function(self.array, other, out=self.array, casting="same_kind")
         except TypeError:
+            if not (hasattr(other, "dtype") or isinstance(other, (int, float))):
+                kind = type(other).__name__
+                raise TypeError(f"in place: expected a tensor or a number, got {kind}") from None
             raise RuntimeError(
                 f"in place on {self.dtype}: the result has another type; write x = x + y for x += y"
             ) from None
