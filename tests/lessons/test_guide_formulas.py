@@ -33,6 +33,14 @@ def test_no_formula_uses_what_github_refuses_to_render():
     assert not re.findall(r"\\text\{[^}]*\\_", GUIDE)
 
 
+def test_the_numbers_of_the_chain():
+    x, y = (torch.tensor(n, dtype=torch.float64, requires_grad=True) for n in (3.0, 2.0))
+    z = (x * y) ** 2
+    z.backward()
+    assert (z.item(), x.grad.item(), y.grad.item()) == (36, 24, 36)
+    assert round((3.001 * 2) ** 2, 3) == 36.024
+
+
 # ---- drawing and comparing ----------------------------------------------------------------------
 
 
