@@ -51,10 +51,10 @@ class Module:
     if not TYPE_CHECKING:  # to which any name would then be an attribute
 
         def __getattr__(self, name: str) -> Any:  # called for what is not there
-            kind = type(self).__name__
             if name in ("_parameters", "_buffers", "_modules", "training"):
+                kind = type(self).__name__
                 raise AttributeError(f"{kind}: call super().__init__() first in its __init__")
-            raise AttributeError(f"{kind!r} object has no attribute {name!r}")
+            return object.__getattribute__(self, name)  # which raises Python's own error
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, (Parameter, Module)):

@@ -33,14 +33,6 @@ def test_no_formula_uses_what_github_refuses_to_render():
     assert not re.findall(r"\\text\{[^}]*\\_", GUIDE)
 
 
-def test_the_numbers_of_the_chain():
-    x, y = (torch.tensor(n, dtype=torch.float64, requires_grad=True) for n in (3.0, 2.0))
-    z = (x * y) ** 2
-    z.backward()
-    assert (z.item(), x.grad.item(), y.grad.item()) == (36, 24, 36)
-    assert round((3.001 * 2) ** 2, 3) == 36.024
-
-
 # ---- drawing and comparing ----------------------------------------------------------------------
 
 
@@ -95,6 +87,14 @@ def test_chain():
     _, dz, dx = gradients(lambda x: x.softmax(-1).tanh(), x)
     J_f, J_g = jacobian(softmax, x), jacobian(np.tanh, softmax(x))
     np.testing.assert_allclose(dx.reshape(-1), J_f.T @ (J_g.T @ dz.reshape(-1)), atol=1e-8)
+
+
+def test_the_numbers_of_the_chain():
+    x, y = (torch.tensor(n, dtype=torch.float64, requires_grad=True) for n in (3.0, 2.0))
+    z = (x * y) ** 2
+    z.backward()
+    assert (z.item(), x.grad.item(), y.grad.item()) == (36, 24, 36)
+    assert round((3.001 * 2) ** 2, 3) == 36.024
 
 
 def test_paths():

@@ -201,6 +201,16 @@ def test_refusal(exception, fn, match):
     check_error(exception, fn, match=match)
 
 
+def test_an_error_in_a_property_is_told():
+    class Net(tensorlib.nn.Module):
+        @property
+        def device(self):
+            return self.wte.device
+
+    with pytest.raises(AttributeError, match="wte"):
+        print(Net().device)
+
+
 def test_call_passes_arguments_and_keywords_to_forward():
     def run(t):
         class Scale(t.nn.Module):
