@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-# Whether `mode.quiet`, in which NumPy does not warn, is where this runs: it is not entered twice.
+# True inside of `mode.quiet`, a context in which NumPy does not warn; no context is entered twice.
 is_quiet = ContextVar("is_quiet", default=False)
 
 

@@ -30,7 +30,7 @@ class Linear(Module):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.weight = Parameter(empty(out_features, in_features))
-        init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # PyTorch's words for ±1/√in_features
         self.register_parameter("bias", Parameter(empty(out_features)) if bias else None)
         if self.bias is not None:
             bound = 1 / math.sqrt(in_features) if in_features else 0

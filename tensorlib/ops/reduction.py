@@ -114,7 +114,11 @@ class ValuesAndIndices(NamedTuple):
 
 
 def _extreme(name, function, nan_is_extreme=False):
-    """Elements that share the extreme share its gradient equally."""
+    """Elements that share the extreme share its gradient equally.
+
+    nan_is_extreme: whether a nan, which is its result, gets it: of max and min, not of amax and
+        amin, as in PyTorch.
+    """
 
     def extreme(x, dim=None, keepdim=False):
         axes = _axes(x, dim)

@@ -192,6 +192,7 @@ class Adam(Optimizer):
         m, v, step = state["exp_avg"], state["exp_avg_sq"], state["step"]
         lr, betas, eps, decay = group["lr"], group["betas"], group["eps"], group["weight_decay"]
         skip = None if self.found_inf is None else self.found_inf.array
+        # the rule above in one pass over the memory
         kernels(p).adam(p, grad, m, v, step, lr, betas, eps, decay, self._decoupled, skip)
 
 
