@@ -330,7 +330,7 @@ def check_slope(fn, values, seed, library, step=1e-5):
     tensors = [leaf(library, np.array(v), f) for v, f in zip(values, floats, strict=True)]
     outputs = flatten(fn(library, *tensors))
     differentiable = [i for i, y in enumerate(outputs) if getattr(y, "requires_grad", False)]
-    upstream = [to_array(library.Tensor(g)) for g in backward(library, outputs, seed)]
+    upstream = [to_array(library.tensor(g)) for g in backward(library, outputs, seed)]
     slope = (projected(step) - projected(-step)) / (2 * step)
     along = [
         float((to_array(tensor.grad) * direction).sum())
