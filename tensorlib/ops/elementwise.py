@@ -185,7 +185,13 @@ def _at_most(x, high):
     )
 
 
-@operation(prepare=lambda condition, x, y: (condition, *promote_arrays(x, y)))
+def _with_choices(condition, *choices):
+    if len(choices) != 2:
+        raise TypeError("where: takes a condition and two choices, where(condition, x, y)")
+    return condition, *promote_arrays(*choices)
+
+
+@operation(prepare=_with_choices)
 def where(condition, x, y):
     if not (condition is True or condition is False or condition.dtype == bool):
         raise RuntimeError(f"where: the condition must be bool, not {condition.dtype}")
