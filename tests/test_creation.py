@@ -43,6 +43,7 @@ def test_tensor_from_values():
     check(lambda t: t.tensor(data=[1, 2]))
     check_error(ValueError, lambda t: t.tensor([[1, 2], [3]]), match="length")
     check_error((TypeError, ValueError), lambda t: t.tensor("a"))
+    check_error(TypeError, lambda t: t.from_numpy(np.array(["a"])))
     check_error((TypeError, ValueError), lambda t: t.tensor(["a"]))
     check_error((TypeError, ValueError, RuntimeError), lambda t: t.tensor(None))
 

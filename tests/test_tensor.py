@@ -131,7 +131,6 @@ def test_numpy_interoperates():
     check(lambda t, x: x * np.float32(2), (3,))
     check_error(RuntimeError, lambda t, x: x.numpy(), (3,))  # it requires a gradient
     check_error(TypeError, lambda t: t.from_numpy([1.0, 2.0]))
-    check_error(TypeError, lambda t: t.from_numpy(np.array(["a"])))
     check(lambda t, x: x.numpy().sum().item(), np.arange(3))
 
 
@@ -193,6 +192,7 @@ def test_comparisons(name):
     check_error(RuntimeError, lambda t, x, y: op(x, y), (2,), (3,))
 
 
+@pytest.mark.cpu("NumPy's arrays are there")
 def test_comparing_with_an_array_of_numpy():
     x, row = tensor([1.0, 2.0]), np.array([1.0, 3.0], np.float32)
     assert (x == row).tolist() == [True, False]
