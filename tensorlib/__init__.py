@@ -130,11 +130,11 @@ _INSTEAD = {  # of PyTorch's names that are not here, those that are typed most
     "einsum": "x @ y, or (x * y).sum(dim)",
     "FloatTensor": "tensor(…, dtype=float32)",
     "inference_mode": "no_grad()",
-    "load": "serialization.load_file(path), of safetensors",
+    "load": "from tensorlib.serialization import load_file, for safetensors",
     "LongTensor": "tensor(…, dtype=long)",
     "mm": "x @ y",
     "norm": "(x * x).sum().sqrt()",
-    "save": "serialization.save_file(model.state_dict(), path)",
+    "save": "from tensorlib.serialization import save_file, for safetensors",
     "set_grad_enabled": "no_grad()",
     "t": "x.T",
 }
