@@ -112,7 +112,12 @@ class Trainer:
                 raise UserError(f"{self.run} takes no more; step {self.step} is in {path}")
 
     def update(self) -> Tensor:
-        """One training step. Returns the loss of its batch, before the update."""
+        """One training step. Returns the loss of its batch, before the update.
+
+        The video's batch, forward and backward are in `Share.gradient` of `gpt/fast/parallel.py`,
+        since several processes may share them; its `optimizer.step()` is `scaler.step(…)`. Nothing
+        is zeroed: every step's gradients overwrite the last ones.
+        """
         config = self.config
         loss = self.team.gradient(self.step)
         scaler = self.precision.scaler

@@ -125,9 +125,25 @@ inf = float("inf")
 autograd.gradcheck = gradcheck.gradcheck  # type: ignore[attr-defined]  # its name in PyTorch
 
 
+_INSTEAD = {  # of PyTorch's names that are not here, those that are typed most
+    "bmm": "x @ y",
+    "einsum": "x @ y, or (x * y).sum(dim)",
+    "FloatTensor": "tensor(…, dtype=float32)",
+    "inference_mode": "no_grad()",
+    "load": "from tensorlib.serialization import load_file, for safetensors",
+    "LongTensor": "tensor(…, dtype=long)",
+    "mm": "x @ y",
+    "norm": "(x * x).sum().sqrt()",
+    "save": "from tensorlib.serialization import save_file, for safetensors",
+    "set_grad_enabled": "no_grad()",
+    "t": "x.T",
+}
+
+
 def __getattr__(name: str) -> np.dtype:
     if name != "bfloat16":
-        raise AttributeError(f"tensorlib has no attribute {name!r}")
+        remedy = f"write {_INSTEAD[name]}" if name in _INSTEAD else "see docs/from-pytorch.md"
+        raise AttributeError(f"tensorlib has no attribute {name!r}: {remedy}")
     try:
         import ml_dtypes  # NumPy has no bfloat16 of its own
     except ImportError:

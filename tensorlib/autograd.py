@@ -12,6 +12,10 @@ While it runs, `operation` notes a `Node`: where the inputs came from, and these
 always younger than those that made its inputs, so when a node's turn comes, every gradient that
 can reach it has arrived. That is all of reverse-mode differentiation; the mathematics is in `ops/`,
 and this file knows none of it.
+
+`lessons/00_tape.py` is this file in forty lines. At a first reading follow `Node`, `operation`,
+`_Arrived.add` and `_run_backward`, and leave out observer (who watches), useful and kept (`grad`,
+for some gradients only), fresh and borrowed (who may write where).
 """
 
 from __future__ import annotations
@@ -91,7 +95,7 @@ _Edge = tuple[_Source, int, tuple[int, ...], np.dtype] | None
 
 
 def _key(tensor: TensorBase) -> _Key:
-    return tensor.node or tensor, tensor.output
+    return (tensor.node or tensor), tensor.output
 
 
 # ----------------------------------------------------------------------------------- recording
@@ -125,14 +129,14 @@ def operation(
 
     @functools.wraps(function)
     def run(*inputs: Any, **options: Any) -> Any:
-        if mode.observer is not None:  # who watches calls run again, and notes what came of it
+        if mode.observer is not None:  # who watches calls run again, unobserved
             return mode.observer.forward(run, inputs, options)
         arrays, edges, recorded, enabled = [], [], False, not mode.paused
         for x in inputs:
             edge = None
             if isinstance(x, TensorBase):
                 if enabled and x._requires_grad:
-                    edge = x.node or x, x.output, x.array.shape, x.array.dtype
+                    edge = (x.node or x), x.output, x.array.shape, x.array.dtype
                     recorded = True
                 x = x.array
             arrays.append(x)
@@ -148,7 +152,7 @@ def operation(
                 value, gradients = call(*arrays)
             else:  # 1 / 0 is inf without a warning, as in PyTorch
                 value, gradients = mode.quiet.run(call, *arrays)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             if explained := _explained(error, name, arrays):
                 raise explained from error
             raise
@@ -185,8 +189,14 @@ def _constant(name: str, option: str, value: Any) -> Any:
 
 
 def _explained(error: Exception, name: str, arrays: list) -> Exception | None:
-    """NumPy's complaint about shapes, or CuPy's about an array elsewhere, as the exception that
-    PyTorch raises; None for any other TypeError."""
+    """NumPy's complaint about shapes, CuPy's about an array elsewhere, or Python's about a list
+    that is no array, as the exception that PyTorch raises; None for any other error."""
+    if isinstance(error, AttributeError):
+        i = next((i for i, x in enumerate(arrays) if isinstance(x, (list, tuple))), None)
+        if i is None:
+            return None
+        given = type(arrays[i]).__name__
+        return TypeError(f"{name}: argument {i} must be a tensor, not a {given}: use tensor(…)")
     arrays = [x for x in arrays if hasattr(x, "shape") and not isinstance(x, np.generic)]
     devices = sorted({device_of(x) for x in arrays})
     if len(devices) > 1:
@@ -196,9 +206,12 @@ def _explained(error: Exception, name: str, arrays: list) -> Exception | None:
         )
     if not isinstance(error, ValueError):
         return None
-    kind = IndexError if isinstance(error, IndexError) else RuntimeError
     shapes = ", ".join(str(tuple(x.shape)) for x in arrays)
-    return kind(f"{name} of shapes {shapes}: {error}")
+    reason = str(error)
+    if reason.startswith("operands could not be broadcast"):
+        reason = "sizes must be equal, or one of them 1, counted from the last"
+    kind = IndexError if isinstance(error, IndexError) else RuntimeError
+    return kind(f"{name} of shapes {shapes}: {reason}")
 
 
 # ------------------------------------------------------------------------------------ backward
@@ -333,9 +346,7 @@ def _run_backward(
             node = heapq.heappop(arrived.queue)[1]
             totals = arrived.gradients[node] if node in kept else arrived.gradients.pop(node)
             gradient = totals[0] if node.outputs == 1 else tuple(totals)
-            edges = node.edges
-            if useful is not None:
-                edges = [edge if edge and _is_useful(edge[:2], useful) else None for edge in edges]
+            edges = node.edges if useful is None else _useful_edges(node, useful)
             if node.gradients is None or clock.last_write > node.number:
                 _check_usable(node)
             if observer is not None:
@@ -356,7 +367,7 @@ def _run_backward(
                         result = unbroadcast(result, shape)
                     if result.dtype is not dtype:
                         result = result.astype(dtype, copy=False)
-                    if result.base is None and node.outputs == 1:  # as a rule, and in a hurry
+                    if result.base is None and node.outputs == 1:  # the usual case, decided quickly
                         fresh = result is not gradient
                     else:
                         fresh = _is_fresh(result, totals)
@@ -366,6 +377,7 @@ def _run_backward(
                 raise RuntimeError(f"backward of {node}, inputs {shapes}: {error}") from error
             if not retain_graph:
                 node.gradients = None  # frees what was saved for this node
+    # every node has passed its gradients on: what waits now is at leaves, or was wanted
     return arrived.owned()
 
 
@@ -388,7 +400,10 @@ def _is_fresh(result: Any, arrived: list) -> bool:
 def _starting_gradient(tensor: TensorBase, gradient: TensorBase | None) -> Any:
     array = tensor.array
     if not tensor._requires_grad:
-        raise RuntimeError("backward: the tensor does not require a gradient, nor was it recorded")
+        raise RuntimeError(
+            "backward: nothing was recorded for this tensor: no input requires a gradient, or it "
+            "was made under no_grad() or by detach()"
+        )
     if gradient is None:
         if array.size != 1:
             raise RuntimeError(
@@ -396,6 +411,9 @@ def _starting_gradient(tensor: TensorBase, gradient: TensorBase | None) -> Any:
                 f"{array.shape} pass gradient=, of that shape"
             )
         return np.ones_like(array)
+    if not isinstance(gradient, TensorBase):
+        kind = type(gradient).__name__
+        raise TypeError(f"backward: the gradient must be a tensor, not {kind}")
     if device_of(gradient.array) != device_of(array):
         raise RuntimeError(
             f"backward: the gradient is on device {device_of(gradient.array)!r}, the tensor on "
@@ -426,6 +444,10 @@ def _leading_to(wanted: Collection[_Key], outputs: Sequence[TensorBase]) -> set:
 
 def _inputs(node: Node) -> list[_Key]:
     return [edge[:2] for edge in node.edges if edge]
+
+
+def _useful_edges(node: Node, useful: set) -> list[_Edge]:
+    return [edge if edge and _is_useful(edge[:2], useful) else None for edge in node.edges]
 
 
 def _is_useful(key: _Key, useful: set | None) -> bool:

@@ -45,7 +45,10 @@ def tensor(
         data = data.array
     elif isinstance(data, (list, tuple)):
         data = _without_tensors(data)
-    array = data.copy() if device_of(data) == "cuda" else np.array(data)
+    try:
+        array = data.copy() if device_of(data) == "cuda" else np.array(data)
+    except ValueError:
+        raise ValueError("tensor: lists beside each other differ in length or depth") from None
     if array.dtype.kind not in "biufV":
         raise TypeError(f"a tensor holds numbers, not {type(data).__name__} of {array.dtype}")
     if dtype is None and not hasattr(data, "dtype") and array.dtype == np.float64:
@@ -64,6 +67,8 @@ def from_numpy(array: np.ndarray) -> Tensor:
     """A tensor that shares the memory of a NumPy array."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
+    if array.dtype.kind not in "biufV":
+        raise TypeError(f"from_numpy: a tensor holds numbers, not {array.dtype}")
     return Tensor(array)
 
 
@@ -164,11 +169,19 @@ def randn(
 
 
 def randint(
-    low: int, high: Any, size: Any = None, *, dtype: Any = np.int64, device="cpu", generator=None
+    low: int,
+    high: Any = None,
+    size: Any = None,
+    *,
+    dtype: Any = np.int64,
+    device="cpu",
+    generator=None,
 ) -> Tensor:
     """Integers from `low` to `high` - 1; `randint(high, size)` starts at 0."""
     if size is None:
         low, high, size = 0, low, high
+    if size is None:
+        raise TypeError("randint: how many are wanted? randint(high, size) or (low, high, size)")
     return _wrap(random.randint(low, high, _shape((size,)), dtype, generator=generator), device)
 
 

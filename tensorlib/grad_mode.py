@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-# Whether `mode.quiet`, in which NumPy does not warn, is where this runs: it is not entered twice.
+# True inside of `mode.quiet`, a context in which NumPy does not warn; no context is entered twice.
 is_quiet = ContextVar("is_quiet", default=False)
 
 
@@ -38,6 +38,10 @@ class no_grad(ContextDecorator):  # noqa: N801
 
     Above a generator it holds while the generator runs, and not while its caller does.
     """
+
+    def __new__(cls, function: Any = None) -> Any:
+        """`@no_grad` without brackets is `@no_grad()`, as in PyTorch."""
+        return super().__new__(cls) if function is None else cls()(function)
 
     def __enter__(self) -> None:
         mode.paused += 1

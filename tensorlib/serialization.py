@@ -19,22 +19,27 @@ from safetensors.numpy import save as _serialize
 CHECKSUM = "sha256"  # the metadata entry that proves the rest of the file
 
 
-def save_file(tensors: Mapping[str, Any], path: Path, metadata: Mapping[str, str]) -> None:
+def save_file(
+    tensors: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write tensors or arrays, and strings as metadata, with a checksum over both.
 
-    A crash at any moment leaves the complete old file or the complete new one.
+    A crash at any moment leaves the complete old file or the complete new one. TypeError for what
+    is neither a tensor nor an array.
     """
-    arrays = {name: _array(tensor) for name, tensor in tensors.items()}
+    metadata = metadata or {}
+    arrays = {name: _array(name, tensor) for name, tensor in tensors.items()}
     checksum = {CHECKSUM: _sha256(arrays, metadata)}
-    write_atomically(path, _serialize(arrays, metadata={**metadata, **checksum}))
+    write_atomically(Path(path), _serialize(arrays, metadata={**metadata, **checksum}))
 
 
-def load_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def load_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """(arrays, metadata) of a safetensors file, the checksum verified if it carries one.
 
     ValueError, in one line, if the file is truncated, damaged, or no safetensors file at all;
     OSError if it cannot be read.
     """
+    path = Path(path)
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
     try:
@@ -71,7 +76,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.close(directory)
 
 
-def _array(tensor: Any) -> np.ndarray:
+def _array(name: str, tensor: Any) -> np.ndarray:
+    if not hasattr(tensor, "shape"):
+        kind = type(tensor).__name__
+        raise TypeError(f"{name!r} is a {kind}: a file holds tensors by name, as a state_dict()")
     array = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu().numpy()
     return np.asarray(array, order="C")  # the library would write a transposed array wrong
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import autograd, clock, ops
-from .arrays import is_floating
+from .arrays import axis_of, is_floating, is_writable
 from .device import canonical, device_of, move
 from .grad_mode import is_grad_enabled
 from .printing import format_tensor
@@ -75,7 +75,7 @@ class Tensor(autograd.TensorBase):
         return ops.transpose(self, -2, -1)
 
     def size(self, dim: int | None = None) -> Any:
-        return self.shape if dim is None else self.shape[dim]
+        return self.shape if dim is None else self.shape[axis_of(self, dim)]
 
     def numel(self) -> int:
         return self.array.size
@@ -275,7 +275,9 @@ class Tensor(autograd.TensorBase):
         return self.item()
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if self.ndim == 0 else str(self).__format__(spec)
+        if spec and self.ndim:
+            raise TypeError(f"{spec!r} is for one number, not for shape {self.shape}: use .item()")
+        return str(self) if self.ndim else format(self.item(), spec)
 
     def __repr__(self) -> str:
         suffixes = [f"device='{self.device}:0'"] if self.device != "cpu" else []
@@ -331,8 +333,17 @@ class Tensor(autograd.TensorBase):
         other = self._writable_with(other)
         try:
             function(self.array, other, out=self.array, casting="same_kind")
-        except (TypeError, ValueError) as error:  # the result has a wider type, or another shape
-            raise RuntimeError(f"in place on {self.dtype} {self.shape}: {error}") from None
+        except TypeError:
+            if not (hasattr(other, "dtype") or isinstance(other, (int, float))):
+                kind = type(other).__name__
+                raise TypeError(f"in place: expected a tensor or a number, got {kind}") from None
+            raise RuntimeError(
+                f"in place on {self.dtype}: the result has another type; write x = x + y for x += y"
+            ) from None
+        except ValueError as error:  # it has another shape, or self is expanded: not writable
+            shared = "several of its elements are one; take x.clone()"
+            reason = error if is_writable(self.array) else shared
+            raise RuntimeError(f"in place on shape {self.shape}: {reason}") from None
         clock.mark_written(self.array)
         return self
 
@@ -364,7 +375,7 @@ def clear_gradients(tensors: Iterable[Tensor], set_to_none: bool = True) -> None
 
 
 def _comparable(other: object) -> bool:
-    return isinstance(other, (Tensor, int, float, np.generic))
+    return isinstance(other, (Tensor, int, float, np.generic, np.ndarray))
 
 
 autograd.set_tensor_type(Tensor)

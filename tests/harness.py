@@ -228,7 +228,7 @@ def memory(output):
     """The array in which a tensor's numbers are, on its device; None for anything else."""
     if not hasattr(output, "requires_grad"):
         return None
-    return output.array if isinstance(output, tensorlib.Tensor) else output.detach().numpy()
+    return output.array if hasattr(output, "array") else output.detach().numpy()
 
 
 def share_memory(x, y):
@@ -330,7 +330,7 @@ def check_slope(fn, values, seed, library, step=1e-5):
     tensors = [leaf(library, np.array(v), f) for v, f in zip(values, floats, strict=True)]
     outputs = flatten(fn(library, *tensors))
     differentiable = [i for i, y in enumerate(outputs) if getattr(y, "requires_grad", False)]
-    upstream = [to_array(library.Tensor(g)) for g in backward(library, outputs, seed)]
+    upstream = [to_array(library.tensor(g)) for g in backward(library, outputs, seed)]
     slope = (projected(step) - projected(-step)) / (2 * step)
     along = [
         float((to_array(tensor.grad) * direction).sum())

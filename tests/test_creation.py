@@ -41,8 +41,9 @@ def test_tensor_from_values():
     check(lambda t: t.tensor([INF, -INF, NAN]))
     check(lambda t: t.tensor(range(3)))
     check(lambda t: t.tensor(data=[1, 2]))
-    check_error(ValueError, lambda t: t.tensor([[1, 2], [3]]))
+    check_error(ValueError, lambda t: t.tensor([[1, 2], [3]]), match="length")
     check_error((TypeError, ValueError), lambda t: t.tensor("a"))
+    check_error(TypeError, lambda t: t.from_numpy(np.array(["a"])))
     check_error((TypeError, ValueError), lambda t: t.tensor(["a"]))
     check_error((TypeError, ValueError, RuntimeError), lambda t: t.tensor(None))
 
@@ -128,6 +129,8 @@ def test_sequences():
     check_error(RuntimeError, lambda t: t.arange(5, 0))
     check_error(RuntimeError, lambda t: t.linspace(0, 1, -1))
     check_error(RuntimeError, lambda t: t.zeros(-1))
+    check_error(TypeError, lambda t: t.zeros(2.5), match="integers")
+    check_error(TypeError, lambda t: t.randint(10), match="size")
 
 
 def test_random_shapes_and_dtypes():

@@ -34,6 +34,19 @@ def test_round_trip_here_and_in_pytorch(tmp_path):
         np.testing.assert_array_equal(theirs[name].numpy(), expected, strict=True)
 
 
+def test_a_module_there_and_back(tmp_path):
+    path, layer, other = str(tmp_path / "a"), tensorlib.nn.Linear(2, 3), tensorlib.nn.Linear(2, 3)
+    save_file(layer.state_dict(), path)
+    other.load_state_dict(load_file(path)[0])
+    assert tensorlib.equal(layer.weight, other.weight)
+
+
+def test_what_is_no_tensor_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="'model' is a dict"):
+        save_file({"model": {}, "step": 3}, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_file_of_pytorchs(tmp_path):
     safetensors.torch.save_file({"w": torch.ones(2, 3)}, tmp_path / "a")
     arrays, metadata = load_file(tmp_path / "a")

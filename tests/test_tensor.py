@@ -105,6 +105,7 @@ def test_item_and_numbers():
     check_error(RuntimeError, lambda t, x: bool(x), (2,))
     check_error((ValueError, RuntimeError), lambda t, x: float(x.detach()), (2,))
     check_error(TypeError, lambda t, x: [1, 2][x], np.asarray(1.0))
+    check_error(TypeError, lambda t, x: f"{x:.2f}", (1,), match=r"item\(\)")
 
 
 def test_zero_d_integer_tensors_as_numbers():
@@ -189,6 +190,15 @@ def test_comparisons(name):
     check(lambda t, x, y: getattr(x, name)(y), [1.0, 2.0], [2.0, 2.0])
     check(lambda t, x, y: getattr(t, name)(x, y), [1.0, 2.0], [2.0, 2.0])
     check_error(RuntimeError, lambda t, x, y: op(x, y), (2,), (3,))
+
+
+@pytest.mark.cpu("NumPy's arrays are there")
+def test_comparing_with_an_array_of_numpy():
+    x, row = tensor([1.0, 2.0]), np.array([1.0, 3.0], np.float32)
+    assert (x == row).tolist() == [True, False]
+    if tensorlib is not torch:  # whose `!=`, and == from the left, compare with nothing
+        assert (row == x).tolist() == [True, False]
+        assert (x != row).tolist() == (row != x).tolist() == [False, True]
 
 
 def test_comparing_with_other_things():

@@ -78,7 +78,9 @@ def test_writes_refuse():
     check_error(
         RuntimeError, lambda t: operator.itruediv(t.tensor([1, 2]), 2)
     )  # nor change its dtype
-    check_error(RuntimeError, lambda t: operator.iadd(t.tensor([1, 2]), 1.5))
+    check_error(RuntimeError, lambda t: operator.iadd(t.tensor([1, 2]), 1.5), match="another type")
+    check_error(TypeError, lambda t: operator.iadd(t.ones(2), "a"), match="str")
+    check_error(RuntimeError, lambda t: t.ones(3).expand(2, 3).add_(1), match="clone")
     check_error(RuntimeError, lambda t: operator.setitem(t.ones(3), slice(2), t.ones(3)))
     check_error(IndexError, lambda t: operator.setitem(t.ones(3), 3, 1.0))
     check_error(IndexError, lambda t: operator.setitem(t.ones(3), t.tensor([5]), 1.0))

@@ -30,7 +30,7 @@ class Linear(Module):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.weight = Parameter(empty(out_features, in_features))
-        init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # PyTorch's words for ±1/√in_features
         self.register_parameter("bias", Parameter(empty(out_features)) if bias else None)
         if self.bias is not None:
             bound = 1 / math.sqrt(in_features) if in_features else 0
@@ -218,7 +218,10 @@ class _Container(Module):
 
     def append(self, module: Module) -> _Container:
         if not isinstance(module, Module):
-            raise TypeError(f"a list of modules cannot hold a {type(module).__name__}")
+            kind, remedy = type(module).__name__, ""
+            if isinstance(self, Sequential) and isinstance(module, (list, tuple)):
+                remedy = ": unpack it, Sequential(*layers)"
+            raise TypeError(f"{type(self).__name__} holds modules, not {kind}{remedy}")
         setattr(self, str(len(self)), module)
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..creation import zeros
 from ..grad_mode import mode, no_grad
@@ -46,10 +46,15 @@ class Module:
     # ------------------------------------------------------------------------------- attributes
 
     def _tables(self) -> tuple[dict[str, Any], ...]:
-        if "_parameters" not in vars(self):
-            name = type(self).__name__
-            raise AttributeError(f"{name}: call super().__init__() before assigning modules to it")
         return self._parameters, self._buffers, self._modules
+
+    if not TYPE_CHECKING:  # to which any name would then be an attribute
+
+        def __getattr__(self, name: str) -> Any:  # called for what is not there
+            if name in ("_parameters", "_buffers", "_modules", "training"):
+                kind = type(self).__name__
+                raise AttributeError(f"{kind}: call super().__init__() first in its __init__")
+            return object.__getattribute__(self, name)  # which raises Python's own error
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, (Parameter, Module)):
@@ -135,7 +140,7 @@ class Module:
     def _named(self, table: str) -> Iterator[tuple[str, Any]]:
         seen: set[int] = set()
         for path, module in self.named_modules():
-            for name, tensor in vars(module)[table].items():
+            for name, tensor in getattr(module, table).items():
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
                     yield f"{path}.{name}" if path else name, tensor

@@ -2,6 +2,10 @@
 
 `grad` is the gradient of the value; each lambda turns it into the gradient of one argument. The
 tape sums it back where that argument was broadcast, and skips what nobody asked for.
+
+Three things come from elsewhere: how operands meet in one type (`promote…`, in `arrays.py`), which
+operations keep to float32 where others compute in 16 bits (`@in_float32`, in `autocast_mode.py`),
+and `kernels(x)`, the fused functions of the machine on which x lives (`kernels/cpu.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ floating = partial(operation, prepare=promote_to_float)  # and integers become f
 # ----------------------------------------------------------------------------------- arithmetic
 
 
-@operation(prepare=promote_widening)
+@operation(prepare=promote_widening)  # `promote`, but for one case on a GPU
 def add(x, y):
     return x + y, (lambda grad: grad, lambda grad: grad)
 
@@ -181,8 +185,16 @@ def _at_most(x, high):
     )
 
 
-@operation(prepare=lambda condition, x, y: (condition, *promote_arrays(x, y)))
+def _with_choices(condition, *choices):
+    if len(choices) != 2:
+        raise TypeError("where: takes a condition and two choices, where(condition, x, y)")
+    return condition, *promote_arrays(*choices)
+
+
+@operation(prepare=_with_choices)
 def where(condition, x, y):
+    if not (condition is True or condition is False or condition.dtype == bool):
+        raise RuntimeError(f"where: the condition must be bool, not {condition.dtype}")
     y = np.where(condition, x, y).astype(x.dtype, copy=False)  # CuPy's makes float32 of bfloat16
     return y, (
         None,

@@ -48,7 +48,7 @@ def _kept(shape, axes):
 def sum(x, dim=None, keepdim=False):
     axes, shape = _axes(x, dim), x.shape
     x = x if is_floating(x.dtype) else x.astype(np.int64)
-    return accurate_sum(x, axes, keepdim), (
+    return accurate_sum(x, axes, keepdim), (  # each element counts once: all get the same gradient
         lambda grad: np.broadcast_to(grad.reshape(_kept(shape, axes)), shape),
     )
 
@@ -114,7 +114,11 @@ class ValuesAndIndices(NamedTuple):
 
 
 def _extreme(name, function, nan_is_extreme=False):
-    """Elements that share the extreme share its gradient equally."""
+    """Elements that share the extreme share its gradient equally.
+
+    nan_is_extreme: whether a nan, which is its result, gets it: of max and min, not of amax and
+        amin, as in PyTorch.
+    """
 
     def extreme(x, dim=None, keepdim=False):
         axes = _axes(x, dim)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 
 import numpy as np
 
@@ -19,7 +20,10 @@ def sizes_of(sizes):
     """(2, 3) from either f(2, 3) or f((2, 3)); 0-d integer tensors count as numbers."""
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = sizes[0]
-    return tuple(map(int, sizes))
+    try:
+        return tuple(map(operator.index, sizes))
+    except TypeError:
+        raise TypeError(f"sizes are integers, not {sizes}; n // 2 is one, n / 2 is not") from None
 
 
 # ----------------------------------------------------------------------------------------- views
@@ -77,6 +81,8 @@ def transpose(x, dim0, dim1):
 @operation
 def permute(x, *dims):
     order, rank = sizes_of(dims), x.ndim
+    if len({axis_of(x, dim) for dim in order}) != len(order) or len(order) != rank:
+        raise RuntimeError(f"permute: {order} must name each dimension of shape {x.shape} once")
     return x.transpose(order), (lambda grad: grad.transpose(_inverse(order, rank)),)
 
 
@@ -92,6 +98,8 @@ def expand(x, *sizes):
     if added < 0:
         raise RuntimeError(f"expand: {sizes} has fewer dimensions than shape {x.shape}")
     shape = tuple(x.shape[i - added] if n == -1 and i >= added else n for i, n in enumerate(sizes))
+    if any(n not in (1, size) for n, size in zip(x.shape, shape[added:])):
+        raise RuntimeError(f"expand: shape {x.shape} cannot become {sizes}: only a 1 can grow")
     return np.broadcast_to(x, shape), (lambda grad: grad,)
 
 
@@ -195,9 +203,7 @@ def cat(tensors, dim=0):
     tensors = list(tensors)
     if not tensors:
         raise ValueError("cat: the list of tensors is empty")
-    for x in tensors:
-        if not isinstance(x, TensorBase):
-            raise TypeError(f"cat: expected tensors, got {type(x).__name__}")
+    _tensors_only("cat", tensors)
     filled = [x for x in tensors if x.array.shape != (0,)] or tensors
     return _cat(*filled, dim=axis_of(filled[0].array, dim))
 
@@ -207,9 +213,16 @@ def stack(tensors, dim=0):
     tensors = list(tensors)
     if not tensors:
         raise RuntimeError("stack: the list of tensors is empty")
+    _tensors_only("stack", tensors)
     if len({x.shape for x in tensors}) > 1:
         raise RuntimeError(f"stack: shapes differ: {', '.join(str(x.shape) for x in tensors)}")
     return _stack(*tensors, dim=axis_of(tensors[0].array, dim, extra=1))
+
+
+def _tensors_only(name, tensors):
+    for x in tensors:
+        if not isinstance(x, TensorBase):
+            raise TypeError(f"{name}: expected tensors, got {type(x).__name__}")
 
 
 @operation(prepare=promote)

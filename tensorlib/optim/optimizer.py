@@ -27,9 +27,14 @@ class Optimizer:
         self.state: dict[Tensor, dict[str, Any]] = {}
         if isinstance(params, Tensor):
             raise TypeError("an optimizer takes several tensors: put a single one in a list")
+        if not isinstance(params, Iterable):
+            raise TypeError(f"an optimizer takes model.parameters(), not a {type(params).__name__}")
         groups: list[Any] = list(params)
         if not groups:
-            raise ValueError("the optimizer got no parameters")
+            raise ValueError(
+                "the optimizer got no parameters: an iterator gives them once only, and layers in "
+                "a plain list are not found (use nn.ModuleList)"
+            )
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
         for group in groups:
@@ -42,7 +47,8 @@ class Optimizer:
         known = {id(p) for group in self.param_groups for p in group["params"]}
         for p in params:
             if not isinstance(p, Tensor):
-                raise TypeError(f"an optimizer takes tensors, not {type(p).__name__}")
+                kind = type(p).__name__
+                raise TypeError(f"an optimizer takes tensors, as in model.parameters(), not {kind}")
             if not p.is_leaf:
                 raise ValueError("can't optimize a tensor that is the result of an operation")
             if id(p) in known:
@@ -96,8 +102,10 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a state; the groups must have the sizes of this optimizer's.
 
-        ValueError if they have not.
+        ValueError if they have not, or it is no optimizer's state.
         """
+        if "param_groups" not in state_dict:
+            raise ValueError("the state of an optimizer has param_groups; is this one of a model?")
         sizes = [len(group["params"]) for group in self.param_groups]
         theirs = [len(group["params"]) for group in state_dict["param_groups"]]
         if sizes != theirs:
@@ -184,6 +192,7 @@ class Adam(Optimizer):
         m, v, step = state["exp_avg"], state["exp_avg_sq"], state["step"]
         lr, betas, eps, decay = group["lr"], group["betas"], group["eps"], group["weight_decay"]
         skip = None if self.found_inf is None else self.found_inf.array
+        # the rule above in one pass over the memory
         kernels(p).adam(p, grad, m, v, step, lr, betas, eps, decay, self._decoupled, skip)
 
 

@@ -39,6 +39,17 @@ def test_no_grad_as_a_decorator():
     assert (double.__name__, double.__doc__) == ("double", "Doubles.")
 
 
+def test_no_grad_without_brackets():
+    x = leaf(1.0)
+
+    @no_grad
+    def double():
+        return x * 2
+
+    assert not double().requires_grad
+    assert (x * 2).requires_grad
+
+
 def test_no_grad_above_a_generator():
     x = leaf(1.0)
 
@@ -222,3 +233,24 @@ def test_only_leaves_keep_gradients():
     assert x.grad is not None
     if tensorlib is not torch:  # which warns
         assert h.grad is None
+
+
+@only_ours
+@pytest.mark.parametrize(
+    ("mistake", "kind", "message"),
+    [
+        (lambda: tensorlib.ones(2, 3) * tensorlib.ones(2), RuntimeError,
+         r"mul of shapes \(2, 3\), \(2,\): sizes must be equal, or one of them 1"),
+        (lambda: tensorlib.softmax([1.0, 2.0], 0), TypeError,
+         "softmax: argument 0 must be a tensor, not a list"),
+        (lambda: tensorlib.ones(2).sum().backward(), RuntimeError,
+         r"nothing was recorded .* no_grad\(\)"),
+        (lambda: tensorlib.ones(1, requires_grad=True).backward(1.0), TypeError,
+         "gradient must be a tensor, not float"),
+    ],
+    ids=["shapes", "list", "unrecorded", "number"],
+)  # fmt: skip
+def test_a_mistake_is_told_in_one_line(mistake, kind, message):
+    with pytest.raises(kind, match=message) as caught:
+        mistake()
+    assert "\n" not in str(caught.value)

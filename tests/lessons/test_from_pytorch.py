@@ -11,7 +11,10 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 from examples import run_examples
+
+import tensorlib
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-pytorch.md"
 NAMESPACES = [
@@ -113,6 +116,20 @@ def test_arguments_have_the_names_and_defaults_of_pytorch(namespace):
                 assert p.name in defaults, f"{namespace}.{name}({p.name}=…)"
                 if p.default is not p.empty and isinstance(defaults[p.name], (int, float, str)):
                     assert p.default == defaults[p.name], f"{namespace}.{name}({p.name}=…)"
+
+
+def test_what_to_write_instead():
+    """Names that PyTorch has and we have not: the error says what we have."""
+    for name, remedy in tensorlib._INSTEAD.items():
+        assert hasattr(torch, name)
+        with pytest.raises(AttributeError, match=re.escape(f"'{name}': write {remedy}")):
+            getattr(tensorlib, name)
+    x = torch.rand(2, 3, dtype=torch.float64)
+    ours = tensorlib.from_numpy(x.numpy())
+    assert torch.allclose(torch.norm(x), torch.from_numpy((ours * ours).sum().sqrt().numpy()))
+    assert torch.equal(torch.t(x), torch.from_numpy(ours.T.numpy()))
+    with pytest.raises(AttributeError, match=r"'fft': see docs/from-pytorch\.md"):
+        tensorlib.fft  # noqa: B018
 
 
 def test_the_examples_run():

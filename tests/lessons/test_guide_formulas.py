@@ -89,6 +89,14 @@ def test_chain():
     np.testing.assert_allclose(dx.reshape(-1), J_f.T @ (J_g.T @ dz.reshape(-1)), atol=1e-8)
 
 
+def test_the_numbers_of_the_chain():
+    x, y = (torch.tensor(n, dtype=torch.float64, requires_grad=True) for n in (3.0, 2.0))
+    z = (x * y) ** 2
+    z.backward()
+    assert (z.item(), x.grad.item(), y.grad.item()) == (36, 24, 36)
+    assert round((3.001 * 2) ** 2, 3) == 36.024
+
+
 def test_paths():
     x = draw(5)
     _, upstream, dx = gradients(lambda x: torch.cat([x.exp(), x.sin()]), x)
@@ -135,6 +143,13 @@ def test_initial_loss():
     losses = F.cross_entropy(table.weight, torch.randint(V, (20_000,)))
     expected = math.log(V) + 1 / 2 - (math.e - 1) / (2 * V)
     assert round(expected, 2) == 4.66
+    assert round(math.exp(1 / 2), 4) == 1.6487
+    assert round(math.log(V) + 1 / 2, 4) == 4.6744
+    assert round((math.e - 1) / (2 * V), 4) == 0.0132
+    means = np.exp(np.random.default_rng(0).normal(size=(20_000, V))).mean(axis=1)
+    d = means / math.exp(1 / 2) - 1  # by which share each mean of 65 numbers is off
+    assert d.mean() == pytest.approx(0, abs=0.005)
+    assert (d**2).mean() == pytest.approx((math.e - 1) / V, rel=0.05)
     assert losses.item() == pytest.approx(expected, abs=0.03)
 
 
@@ -143,7 +158,7 @@ def test_multinomial():
     p = np.array([0.1, 0.2, 0.3, 0.4])
     torch.manual_seed(1337)
     drawn = torch.multinomial(torch.tensor(p), 20_000, replacement=True).numpy()
-    q = np.random.default_rng(0).exponential(size=(20_000, 4))
+    q = -np.log(np.random.default_rng(0).uniform(size=(20_000, 4)))
     for winners in (drawn, np.argmax(p / q, axis=1)):
         np.testing.assert_allclose(np.bincount(winners) / 20_000, p, atol=0.015)
 
@@ -305,6 +320,20 @@ def test_layer_norm():
     same((dx, r * (g - sums[0] / C - n * sums[1] / C)))
     assert np.abs(dx.sum(axis=1)).max() < 1e-12  # nothing along a constant, and along x …
     assert np.abs((dx * (x - mu)).sum(axis=1)).max() < 1e-4  # … but for eps
+
+
+def test_the_numbers_of_layer_norm():
+    """(1, 2, 3), and what comes back for (1, 0, 0); the Jacobian is the formula's."""
+    x, g = np.array([1.0, 2.0, 3.0]), np.array([1.0, 0.0, 0.0])
+    leaf = torch.from_numpy(x.copy()).requires_grad_()
+    n = F.layer_norm(leaf, 3, eps=0.0)
+    (dx,) = torch.autograd.grad(n, [leaf], torch.from_numpy(g))
+    n, r = n.detach().numpy(), 1 / x.std()
+    assert (x.mean(), x.var(), round(r, 4)) == (2, pytest.approx(2 / 3), 1.2247)
+    assert n.round(4).tolist() == [-1.2247, 0, 1.2247]
+    same((n * (g * n).mean(), np.array([0.5, 0, -0.5])))
+    assert dx.numpy().round(4).tolist() == [0.2041, -0.4082, 0.2041]
+    same((dx.numpy(), g @ (r * (np.eye(3) - 1 / 3 - np.outer(n, n) / 3))))
 
 
 def test_unbiased():

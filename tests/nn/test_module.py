@@ -180,6 +180,14 @@ REFUSALS = {
         plain_init(lambda t, self: self.register_buffer("x", t.ones(1))),
         "__init__",
     ),
+    "no-super-parameters": (
+        AttributeError,
+        plain_init(lambda t, self: list(self.parameters())),
+        "__init__",
+    ),
+    "no-super-train": (AttributeError, plain_init(lambda t, self: self.train()), "__init__"),
+    "no-attribute": (AttributeError, lambda t: t.nn.Tanh().weight, "weight"),
+    "sequence-of-list": (TypeError, lambda t: t.nn.Sequential([t.nn.ReLU()]), "unpack"),
     "list-of-number": (TypeError, lambda t: t.nn.ModuleList([3]), "int"),
     "sequence-of-number": (TypeError, lambda t: t.nn.Sequential(3), "int"),
     "list-index": (IndexError, lambda t: net(t).blocks[2], "range"),
@@ -191,6 +199,17 @@ REFUSALS = {
 @pytest.mark.parametrize(("exception", "fn", "match"), REFUSALS.values(), ids=REFUSALS)
 def test_refusal(exception, fn, match):
     check_error(exception, fn, match=match)
+
+
+@pytest.mark.skipif(tensorlib is torch, reason="PyTorch's error speaks of the property")
+def test_an_error_in_a_property_is_told():
+    class Net(tensorlib.nn.Module):
+        @property
+        def device(self):
+            return self.wte.device
+
+    with pytest.raises(AttributeError, match="wte"):
+        print(Net().device)
 
 
 def test_call_passes_arguments_and_keywords_to_forward():

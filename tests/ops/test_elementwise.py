@@ -4,7 +4,8 @@ import operator
 
 import numpy as np
 import pytest
-from harness import check, check_error, integers, mask
+from harness import check, check_error, integers, mask, tensorlib
+from tape import only_ours
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # 1 / 0 is inf without one
 
@@ -232,6 +233,16 @@ def test_where(shapes):
     check(lambda t, c, x: t.where(c, x, 0.5), mask(*condition), x)
     check(lambda t, c, x: t.where(c, -1, x), mask(*condition), x)
     check(lambda t, c, x: t.where(c, x, -INF), mask(*condition), x, finite=False)
+
+
+@only_ours  # PyTorch's looks for what is not 0
+def test_where_wants_two_choices():
+    with pytest.raises(TypeError, match="two choices"):
+        tensorlib.where(tensorlib.tensor([True]))
+
+
+def test_where_wants_a_condition():
+    check_error(RuntimeError, lambda t, x: t.where(x, x, x), (3,), match="bool")
 
 
 def test_where_on_a_condition_that_is_computed():

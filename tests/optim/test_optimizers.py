@@ -290,9 +290,15 @@ REFUSALS = {
     "adam-decay": (ValueError, lambda t: t.optim.Adam([one(t)], weight_decay=-1.0), "-1"),
     "adamw-lr": (ValueError, lambda t: t.optim.AdamW([one(t)], lr=-1.0), "-1"),
     "adamw-decay": (ValueError, lambda t: t.optim.AdamW([one(t)], weight_decay=-1.0), "-1"),
-    "empty": (ValueError, lambda t: t.optim.AdamW([]), "param"),
+    "empty": (ValueError, lambda t: t.optim.AdamW([]), "ModuleList|param"),
     "one-tensor": (TypeError, lambda t: t.optim.AdamW(one(t)), None),
+    "module": (TypeError, lambda t: t.optim.AdamW(t.nn.Linear(2, 2)), "parameters|iterable"),
     "number": (TypeError, lambda t: t.optim.AdamW([3]), "int"),
+    "state-of-a-model": (
+        (KeyError, ValueError),
+        lambda t: t.optim.SGD([one(t)]).load_state_dict(t.nn.Linear(2, 2).state_dict()),
+        "of a model",
+    ),
     "not-a-leaf": (ValueError, lambda t: t.optim.AdamW([one(t) * 2]), "leaf|result"),
     "twice": (
         ValueError,
