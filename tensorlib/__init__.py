@@ -39,8 +39,9 @@ from .creation import (
 )
 from .device import cuda
 from .grad_mode import is_grad_enabled, no_grad
-from .graph import draw_graph
 from .kernels.cublas import set_float32_matmul_precision
+from .observe.graph import draw_graph
+from .observe.trace import trace
 from .ops import (
     abs,
     add,
@@ -112,7 +113,6 @@ from .ops import (
 )
 from .random import Generator, manual_seed
 from .tensor import Tensor
-from .trace import trace
 
 float32 = np.dtype("float32")
 float64 = np.dtype("float64")

@@ -28,14 +28,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import clock
-from .anomaly import detect_anomaly as detect_anomaly  # autograd's in PyTorch, too
 from .arrays import as_array, is_writable, unbroadcast
 from .clock import owner_of
 from .device import device_of
 from .grad_mode import is_quiet, mode
+from .observe.anomaly import detect_anomaly as detect_anomaly  # autograd's in PyTorch, too
 
 if TYPE_CHECKING:
-    from .observer import Origin
+    from .observe.observer import Origin
     from .tensor import Tensor
 
 

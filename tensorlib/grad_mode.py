@@ -17,7 +17,7 @@ is_quiet = ContextVar("is_quiet", default=False)
 
 class _Mode(threading.local):
     paused = 0  # how many no_grad() are active
-    observer: Any = None  # who is told of every operation: see observer.py
+    observer: Any = None  # who is told of every operation: see observe/observer.py
     calls: tuple = ()  # the modules that are being called, while somebody watches
 
     def __init__(self) -> None:  # once in each thread

@@ -16,9 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tensorlib
 from gpt import GPT, GPTConfig
-from tensorlib import flops, nn
+from tensorlib import nn
 from tensorlib.kernels import gpu_attention
 from tensorlib.nn import functional as F
+from tensorlib.observe import flops
 
 
 def gpt(layers=2, T=32, C=64, H=4, **options):

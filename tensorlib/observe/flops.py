@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .device import library
-from .kernels import kernels
+from ..device import library
+from ..kernels import kernels
 
 # A formula takes the value of the operation and its arguments, as arrays. It returns the count of
 # the forward pass and those of the gradients: a list with one for each argument, or where they are

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd import Node, TensorBase
+from ..clock import owner_of, saved_arrays
+from ..device import device_of
+from ..kernels import kernels
 from . import flops
-from .autograd import Node, TensorBase
-from .clock import owner_of, saved_arrays
-from .device import device_of
-from .kernels import kernels
 from .observer import Observer, Origin, name_of, now
 from .tables import digits, shape_text, table
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .autograd import Node, TensorBase
+from ..autograd import Node, TensorBase
 from .observer import Call
 from .tables import WIDTH, shape_text
 

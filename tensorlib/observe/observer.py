@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .device import cuda, device_of
-from .grad_mode import mode
+from ..device import cuda, device_of
+from ..grad_mode import mode
 
-_LIBRARY = os.path.dirname(__file__) + os.sep
+_LIBRARY = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 @dataclass(frozen=True, eq=False)
