@@ -318,21 +318,26 @@ def _counters(n: int) -> Array:
 # ------------------------------------------------------------------------------------------ dropout
 
 
-def dropout(x: Array, draw: Any, threshold: int) -> tuple[Array, Array]:
-    """The kernel makes the integers of `draw` itself, whose step may be an array as in `philox`."""
-    (x,) = _contiguous(x)
-    y, keep = _empty(x.shape, x.dtype), _empty(x.shape, np.bool_)
+def dropout(
+    x: Array, draw: Any, threshold: int, residual: Array | None = None
+) -> tuple[Array, Array]:
+    """The kernel makes the integers of `draw` itself, whose step may be an array as in `philox`.
+    A wider residual is float32; the sum is rounded once."""
+    added = residual is not None
+    x, residual = _contiguous(x, residual if added else x)
+    y, keep = _empty(x.shape, residual.dtype), _empty(x.shape, np.bool_)
     threads = -(-(draw[4] % 16 + x.size) // 16)  # a thread takes 16 integers, from first / 16 on
-    args = x, y, keep, threshold, _keep_scale(threshold), *place(draw), np.int64(x.size)
+    memory = x, residual, y, keep, added, y.dtype == np.float32
+    args = *memory, threshold, _keep_scale(threshold), *place(draw), np.int64(x.size)
     _launch("elementwise.dropout", x.dtype, (-(-threads // _THREADS),), (_THREADS,), *args)
     return y, keep
 
 
-def dropout_backward(dy: Array, keep: Array, threshold: int) -> Array:
+def dropout_backward(dy: Array, keep: Array, threshold: int, dtype: Any = None) -> Array:
     dy, keep = _contiguous(dy, keep)
-    dx = _empty(dy.shape, dy.dtype)
-    args = dy, keep, dx, _keep_scale(threshold)
-    _each("elementwise.dropout_backward", dy.dtype, dy.size, *args)
+    dx = _empty(dy.shape, dy.dtype if dtype is None else dtype)
+    args = dy, keep, dx, dy.dtype == np.float32, _keep_scale(threshold)
+    _each("elementwise.dropout_backward", dx.dtype, dx.size, *args)
     return dx
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops, random
-from ..arrays import promote, require_floating
+from ..arrays import promote, promote_types, require_floating
 from ..autocast_mode import in_float32, lowered, lowered_weights
 from ..autograd import operation
 from ..bounds import Bounds
@@ -205,6 +205,34 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
         return input
     require_floating("dropout", input)
     return _dropout(input, threshold) if threshold else input
+
+
+@operation
+def _dropout_add(x, residual, threshold):
+    dtype = x.dtype
+    residual = residual.astype(promote_types(dtype, residual.dtype), copy=False)
+    draw = random.dropout_draw(x.size)
+    y, keep = kernels(residual).dropout(x, draw, threshold, residual)
+    return y, (
+        lambda grad: kernels(grad).dropout_backward(grad, keep, threshold, dtype),
+        lambda grad: grad,
+    )
+
+
+def dropout_add(input: Tensor, residual: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """residual + dropout(input, p): how a branch joins the residual stream, in one pass over it.
+
+    input, residual: of one shape; the result has their common dtype.
+    """
+    threshold = _dropout_threshold("dropout_add", p)
+    require_floating("dropout_add", input)
+    if input.shape != residual.shape:
+        raise RuntimeError(
+            f"dropout_add: input {input.shape} and residual {residual.shape} differ in shape"
+        )
+    if not training or not threshold:
+        return residual + input
+    return _dropout_add(input, residual, threshold)
 
 
 def _dropout_threshold(name: str, p: float) -> int:

@@ -233,6 +233,19 @@ def test_dropout(threshold, dtype):
         compare("dropout_backward", x, keep, threshold, tolerance=DTYPES[dtype])
 
 
+@every_dtype
+@pytest.mark.parametrize("wide", [False, True])
+def test_dropout_and_the_residual_stream(wide, dtype):
+    x, dy = normal(3, 211, dtype=dtype), normal(3, 211, seed=1)
+    residual = normal(3, 211, dtype=np.float32 if wide else dtype, seed=2)
+    dy = dy.astype(residual.dtype)
+    args = random.Draw(1337, 2, 4999, 12), 13107
+    y, keep = compare("dropout", x, *args, residual, tolerance=DTYPES[dtype])
+    assert y.dtype == residual.dtype
+    (dx,) = compare("dropout_backward", dy, keep, 13107, dtype, tolerance=DTYPES[dtype])
+    assert dx.dtype == dtype
+
+
 def test_dropout_keeps_what_is_at_the_threshold():
     draw = random.Draw(1, 2, 3, 4)
     bits = draw.bits(500)

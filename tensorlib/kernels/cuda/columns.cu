@@ -54,11 +54,7 @@ extern "C" __global__ void column_sums(const scalar* x, const scalar* z, float* 
             for (int b = threadIdx.y; b < blocks; b += HEIGHT)
                 total += partial[(int64)(s * blocks + b) * C + c];
         total = sum_of_column(total);
-        if (threadIdx.y > 0 || c >= C) continue;
-        if (wide)
-            ((float*)totals)[s * C + c] = total;
-        else
-            ((scalar*)totals)[s * C + c] = scalar(total);
+        if (threadIdx.y == 0 && c < C) store(totals, s * C + c, wide, total);
     }
 }
 
