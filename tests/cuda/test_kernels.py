@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tensorlib import random
-from tensorlib.kernels import cpu, gpu
+from tensorlib.kernels import compiling, cpu, gpu
 
 pytestmark = pytest.mark.skipif(emulator.missing is not None, reason=str(emulator.missing))
 
@@ -51,8 +51,8 @@ def _empty(shape, dtype):
 def _stand_in_for_cupy():
     with fake_cupy.installed(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake_cupy.cupy, "empty", _empty)
-        patch.setattr(gpu, "_module", functools.cache(gpu._module.__wrapped__))
-        patch.setattr(gpu, "_kernel", functools.cache(gpu._kernel.__wrapped__))
+        for name in ("_module", "_kernel"):
+            patch.setattr(compiling, name, functools.cache(getattr(compiling, name).__wrapped__))
         yield
     emulator.shuffle(None)
 
@@ -112,6 +112,8 @@ CASES = {
         (x(70, C), x(70, C, seed=1), _rstd(70), x(C), [True] * 3),
         (x(9, C), x(9, C, seed=1), _rstd(9), None, [True, False, True]),
         (x(9, C), x(9, C, seed=1), _rstd(9), x(C), [False, True, False]),
+        (x(9, C), x(9, C, seed=1), _rstd(9), x(C), [False, False, True]),
+        (x(9, C), x(9, C, seed=1), _rstd(9), x(C), [True, False, False]),
     ],
     "rms_norm_backward": lambda x, C: [
         (x(70, C), x(70, C, seed=1), _rstd(70), x(C), [True, True]),

@@ -135,14 +135,14 @@ def test_launches_of_a_training_step():
     """In float32, where attention is plain operations: of each block, and of all the rest."""
     counts = [launches_of(trainer_of(layers, "float32").update) for layers in (1, 2)]
     per_block = counts[1] - counts[0]
-    assert per_block <= 64
-    assert counts[0] - per_block <= 51
+    assert per_block <= 62
+    assert counts[0] - per_block <= 50
 
 
 @pytest.mark.usefixtures("fused")
 def test_launches_of_the_video_s_training_step_in_bfloat16():
     """With its six blocks, and a limit for the gradient. Sizes do not matter."""
-    assert launches_of(trainer_of(6, "bfloat16").update) <= 274
+    assert launches_of(trainer_of(6, "bfloat16").update) <= 261
 
 
 @pytest.mark.usefixtures("fused")
@@ -160,4 +160,4 @@ def test_launches_of_a_block_in_16_bits():
                 p.grad = None
 
         counts.append(launches_of(step))
-    assert counts[1] - counts[0] <= 35
+    assert counts[1] - counts[0] <= 33
