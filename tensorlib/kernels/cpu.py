@@ -168,11 +168,12 @@ def embedding_backward(dy: Array, index: Array, rows: int) -> Array:
 
 
 def layer_norm(
-    x: Array, weight: Array | None, bias: Array | None, eps: float
+    x: Array, weight: Array | None, bias: Array | None, eps: float, dtype: Any = None
 ) -> tuple[Array, Array, Array]:
     """y = (x − mean) / √(variance + eps) · weight + bias, along each row of x (N, C).
 
     weight, bias: (C,) or None. The variance is the biased one, Σ(x − mean)² / C.
+    dtype: of y, if it shall be in 16 bits where x is float32.
     Returns y, and for backward the normalised rows (N, C) and 1 / √(variance + eps) (N, 1).
     Ba, Kiros & Hinton, Layer Normalization (2016).
     """
@@ -184,7 +185,7 @@ def layer_norm(
     y = normed.copy() if weight is None else normed * weight
     if bias is not None:
         y += bias
-    return y, normed, rstd
+    return y if dtype is None else y.astype(dtype, copy=False), normed, rstd
 
 
 def _layer_norm_of_row(
@@ -206,6 +207,7 @@ def layer_norm_backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     """dx = rstd (g − mean(g) − normed · mean(g · normed)) with g = dy · weight; dw and db."""
     dx = dw = db = None
+    dy = dy.astype(normed.dtype, copy=False)
     if needed[0]:
         dx = dy.copy() if weight is None else dy * weight
         slope = _mean_of_product(dx, normed)
@@ -219,14 +221,17 @@ def layer_norm_backward(
     return dx, dw, db
 
 
-def rms_norm(x: Array, weight: Array | None, eps: float) -> tuple[Array, Array, Array]:
+def rms_norm(
+    x: Array, weight: Array | None, eps: float, dtype: Any = None
+) -> tuple[Array, Array, Array]:
     """y = x / √(mean(x²) + eps) · weight, along each row of x (N, C); saves as `layer_norm` does.
 
     Zhang & Sennrich, Root Mean Square Layer Normalization (2019).
     """
     rstd = 1 / np.sqrt(_mean_of_product(x, x) + x.dtype.type(eps))
     normed = x * rstd
-    return normed.copy() if weight is None else normed * weight, normed, rstd
+    y = normed.copy() if weight is None else normed * weight
+    return y if dtype is None else y.astype(dtype, copy=False), normed, rstd
 
 
 def rms_norm_backward(
@@ -234,6 +239,7 @@ def rms_norm_backward(
 ) -> tuple[Array | None, Array | None]:
     """dx = rstd (g − normed · mean(g · normed)) with g = dy · weight; dw by columns."""
     dx = dw = None
+    dy = dy.astype(normed.dtype, copy=False)
     if needed[0]:
         dx = dy.copy() if weight is None else dy * weight
         dx -= normed * _mean_of_product(dx, normed)

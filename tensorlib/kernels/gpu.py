@@ -131,10 +131,10 @@ def embedding_backward(dy: Array, index: Array, rows: int) -> Array:
 
 
 def layer_norm(
-    x: Array, weight: Array | None, bias: Array | None, eps: float
+    x: Array, weight: Array | None, bias: Array | None, eps: float, dtype: Any = None
 ) -> tuple[Array, Array, Array]:
     """1 / √(variance + eps) is float32, whatever the dtype of x."""
-    return _normalised("norm.layer_norm", x, weight, bias, eps)
+    return _normalised("norm.layer_norm", x, weight, bias, eps, dtype)
 
 
 def layer_norm_backward(
@@ -143,9 +143,11 @@ def layer_norm_backward(
     return _norm_backward("norm.layer_norm_backward", dy, normed, rstd, weight, needed)
 
 
-def rms_norm(x: Array, weight: Array | None, eps: float) -> tuple[Array, Array, Array]:
+def rms_norm(
+    x: Array, weight: Array | None, eps: float, dtype: Any = None
+) -> tuple[Array, Array, Array]:
     """1 / √(mean(x²) + eps) is float32, whatever the dtype of x."""
-    return _normalised("norm.rms_norm", x, weight, None, eps)
+    return _normalised("norm.rms_norm", x, weight, None, eps, dtype)
 
 
 def rms_norm_backward(
@@ -155,14 +157,15 @@ def rms_norm_backward(
 
 
 def _normalised(
-    kernel: str, x: Array, weight: Array | None, bias: Array | None, eps: float
+    kernel: str, x: Array, weight: Array | None, bias: Array | None, eps: float, dtype: Any
 ) -> tuple[Array, Array, Array]:
     (x,) = contiguous(x)
-    y, normed = empty(x.shape, x.dtype), empty(x.shape, x.dtype)
+    y, normed = empty(x.shape, x.dtype if dtype is None else dtype), empty(x.shape, x.dtype)
     rstd = empty((len(x), 1), np.float32)
     affine = (weight is not None) + 2 * (bias is not None)
     weight, bias = (x if w is None else contiguous(w)[0] for w in (weight, bias))
-    by_rows(kernel, x.dtype, *x.shape, x, weight, bias, y, normed, rstd, float(eps), affine)
+    memory, wide = (x, weight, bias, y, normed, rstd), x.dtype == np.float32
+    by_rows(kernel, y.dtype, *x.shape, *memory, float(eps), affine, wide)
     return y, normed, rstd
 
 
@@ -173,16 +176,17 @@ def _norm_backward(
     dy, normed = contiguous(dy, normed)
     rows, C = dy.shape
     affine = weight is not None
-    weight = contiguous(weight)[0] if affine else dy
-    dx = empty(dy.shape, dy.dtype) if needed[0] else None
+    weight = contiguous(weight)[0] if affine else normed
+    dx = empty(dy.shape, normed.dtype) if needed[0] else None
     sums = 2 if needed[1] else int(needed[2])
     strips, blocks = _strips(rows, C) if sums else (0, 0)
-    partial, totals = empty((sums, blocks, C), np.float32), empty((sums, C), dy.dtype)
+    partial, totals = empty((sums, blocks, C), np.float32), empty((sums, C), normed.dtype)
     team, teams = team_of(C)
     grid = (strips * blocks + (-(-rows // teams) if needed[0] else 0),)
-    memory = dy, normed, rstd, weight, dy if dx is None else dx, affine
+    memory = dy, normed, rstd, weight, normed if dx is None else dx
+    options = affine, normed.dtype == np.float32
     columns = partial, _counters(strips), totals, sums, blocks
-    launch(kernel, dy.dtype, grid, (team, teams), *memory, *columns, rows, C)
+    launch(kernel, dy.dtype, grid, (team, teams), *memory, *options, *columns, rows, C)
     return dx, totals[1] if needed[1] else None, totals[0] if needed[2] else None
 
 

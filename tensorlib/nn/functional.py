@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import ops, random
 from ..arrays import promote, promote_types, require_floating
-from ..autocast_mode import in_float32, lowered, lowered_weights
+from ..autocast_mode import in_float32, lowered, lowered_weights, norm_dtype
 from ..autograd import operation
 from ..bounds import Bounds
 from ..kernels import kernels
@@ -107,7 +107,7 @@ def _layer_norm(x, weight, bias, dims, eps):
     require_floating("layer_norm", x, weight, bias)
     shape, row = x.shape, x.shape[x.ndim - dims :]
     gain, shift = (None if w is None else w.reshape(-1) for w in (weight, bias))
-    y, normed, rstd = kernels(x).layer_norm(_as_rows(x, dims), gain, shift, eps)
+    y, normed, rstd = kernels(x).layer_norm(_as_rows(x, dims), gain, shift, eps, norm_dtype(x))
 
     def gradients(grad, needed):
         grad = grad.reshape(normed.shape)
@@ -140,7 +140,7 @@ def _rms_norm(x, weight, dims, eps):
     eps = float(np.finfo(x.dtype).eps) if eps is None else eps
     shape, row = x.shape, x.shape[x.ndim - dims :]
     gain = None if weight is None else weight.reshape(-1)
-    y, normed, rstd = kernels(x).rms_norm(_as_rows(x, dims), gain, eps)
+    y, normed, rstd = kernels(x).rms_norm(_as_rows(x, dims), gain, eps, norm_dtype(x))
 
     def gradients(grad, needed):
         grad = grad.reshape(normed.shape)

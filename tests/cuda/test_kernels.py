@@ -154,6 +154,19 @@ def test_kernels_agree_in_16_bits(name, dtype):
         assert all(r is None or r.dtype == dtype or r.shape[-1] == 1 for r in results)
 
 
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("C", [100, 1100])
+@every_dtype
+def test_norms_of_float32_in_16_bits(name, C, dtype):
+    x, weight, bias, tolerance = normal(9, C) + 2, normal(C), normal(C, seed=1), DTYPES[dtype]
+    weights = (weight, bias)[: 2 if name == "layer_norm" else 1]
+    y, normed, rstd = compare(name, x, *weights, 1e-5, dtype, tolerance=tolerance)
+    assert (y.dtype, normed.dtype, rstd.dtype) == (dtype, np.float32, np.float32)
+    needed, dy = [True] * (1 + len(weights)), normal(9, C, dtype=dtype, seed=2)
+    for gradient in compare(f"{name}_backward", dy, normed, rstd, weight, needed):
+        assert gradient.dtype == np.float32
+
+
 @pytest.mark.parametrize("few", [0, 2**24], ids=["sorted", "looked through"])
 def test_the_rows_of_an_embedding_are_found(few, monkeypatch):
     monkeypatch.setattr(gpu, "_FEW", few)

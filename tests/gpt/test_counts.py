@@ -142,7 +142,7 @@ def test_launches_of_a_training_step():
 @pytest.mark.usefixtures("fused")
 def test_launches_of_the_video_s_training_step_in_bfloat16():
     """With its six blocks, and a limit for the gradient. Sizes do not matter."""
-    assert launches_of(trainer_of(6, "bfloat16").update) <= 261
+    assert launches_of(trainer_of(6, "bfloat16").update) <= 248
 
 
 @pytest.mark.usefixtures("fused")

@@ -23,12 +23,12 @@ __device__ float sum_of_column(float x) {
 }
 
 // totals[0] (C,) = Σ x and, if two `sums` are asked for, totals[1] = Σ x · z, over all rows.
-// x, z: (rows, C); partial: (sums, blocks, C), memory to work in. totals: float if `wide`.
+// x, z: (rows, C); partial: (sums, blocks, C), memory to work in. z, totals: float if `wide`.
 //
 // Block b of strip s adds up some rows of its 32 columns; all those of a strip count themselves in
 // finished[s], and the last one adds up what they have left in `partial`. It is another one each
 // time, but the order in which it adds is always the same. finished: zeros, and zeros afterwards.
-__device__ void sum_columns(int strip, int block, int blocks, const scalar* x, const scalar* z,
+__device__ void sum_columns(int strip, int block, int blocks, const scalar* x, const void* z,
                             float* partial, unsigned* finished, void* totals, int wide, int sums,
                             int rows, int C) {
     int c = strip * WIDTH + column_in_block();
@@ -38,7 +38,7 @@ __device__ void sum_columns(int strip, int block, int blocks, const scalar* x, c
         for (int row = block * HEIGHT + row_in_block(); row < rows; row += blocks * HEIGHT) {
             int64 i = (int64)row * C + c;
             sum += float(x[i]);
-            if (sums == 2) product_sum += float(x[i]) * float(z[i]);
+            if (sums == 2) product_sum += float(x[i]) * load(z, i, wide);
         }
     sum = sum_of_column(sum);
     if (sums == 2) product_sum = sum_of_column(product_sum);
