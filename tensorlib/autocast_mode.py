@@ -119,6 +119,11 @@ def norm_dtype(x: Any) -> Any:
     return _mode.dtype if _mode.norms and _mode.dtype is not None and _concerns(x) else x.dtype
 
 
+def loss_dtype(x: Any) -> Any:
+    """The dtype of the losses of x."""
+    return _FLOAT32 if _mode.dtype is not None and _concerns(x) else x.dtype
+
+
 def in_float32(function: Callable) -> Callable:
     """Have a function get float32 where it is given 16 bits, while an autocast is active."""
 

@@ -267,15 +267,16 @@ def _mean_of_product(a: Array, b: Array) -> Array:
 
 
 def cross_entropy(
-    logits: Array, targets: Array, ignored: Array, smoothing: float
+    logits: Array, targets: Array, ignored: Array, smoothing: float, dtype: Any = None
 ) -> tuple[Array, Array]:
     """loss[n] = −Σ_c t[n, c] log softmax(logits[n])[c], 0 for a row that is ignored.
 
     t is 1 − smoothing at the target plus smoothing / C everywhere. logits (N, C), targets (N,) in
     0 … C − 1, else IndexError; ignored (N,) bool. Returns the losses (N,), and for backward the
-    softmax (N, C).
+    softmax (N, C); dtype: of both, if they shall be float32 where the logits have 16 bits.
     """
     Bounds("cross_entropy: target", logits.shape[1], "classes").check(targets)
+    logits = logits if dtype is None else logits.astype(dtype, copy=False)
     shifted = logits - peak(logits, 1)
     losses = -(1 - smoothing) * shifted[np.arange(len(logits), like=logits), targets]
     if smoothing:
@@ -289,15 +290,20 @@ def cross_entropy(
 
 
 def cross_entropy_backward(
-    dlosses: Array, shares: Array, targets: Array, ignored: Array, smoothing: float
+    dlosses: Array,
+    shares: Array,
+    targets: Array,
+    ignored: Array,
+    smoothing: float,
+    dtype: Any = None,
 ) -> Array:
-    """dlogits = (softmax − t) dloss, 0 in a row that is ignored."""
+    """dlogits = (softmax − t) dloss, 0 in a row that is ignored; in `dtype`, the logits'."""
     dlogits = shares.copy()
     dlogits[np.arange(len(shares), like=shares), targets] -= 1 - smoothing
     if smoothing:
         dlogits -= smoothing / shares.shape[1]
     dlogits *= np.where(ignored, 0, dlosses)[:, None]
-    return dlogits
+    return dlogits if dtype is None else dlogits.astype(dtype, copy=False)
 
 
 # ---------------------------------------------------------------------------------------- gradients

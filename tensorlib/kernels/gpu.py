@@ -261,27 +261,35 @@ def philox(seed: int, stream: int, step: int | Array, draw: int, n: int, first: 
 
 
 def cross_entropy(
-    logits: Array, targets: Array, ignored: Array, smoothing: float
+    logits: Array, targets: Array, ignored: Array, smoothing: float, dtype: Any = None
 ) -> tuple[Array, Array]:
     """A loss whose target is out of range is NaN, until the host waits and hears of it. In a row
     that is ignored, any target will do."""
     logits, ignored = contiguous(logits, ignored)
     (targets,) = contiguous(targets.astype(np.int64, copy=False))
-    losses, shares = empty(len(logits), logits.dtype), empty(logits.shape, logits.dtype)
+    dtype = logits.dtype if dtype is None else np.dtype(dtype)
+    losses, shares = empty(len(logits), dtype), empty(logits.shape, dtype)
     worst = Bounds("cross_entropy: target", logits.shape[1], "classes").worst(logits)
-    args = logits, targets, ignored, losses, shares, worst, float(smoothing)
+    args = logits, targets, ignored, losses, shares, worst, float(smoothing), dtype == np.float32
     by_rows("cross_entropy.cross_entropy", logits.dtype, *logits.shape, *args)
     return losses, shares
 
 
 def cross_entropy_backward(
-    dlosses: Array, shares: Array, targets: Array, ignored: Array, smoothing: float
+    dlosses: Array,
+    shares: Array,
+    targets: Array,
+    ignored: Array,
+    smoothing: float,
+    dtype: Any = None,
 ) -> Array:
-    dlosses, shares, ignored = contiguous(dlosses, shares, ignored)
+    all_alike = dlosses.strides == (0,)  # those of a mean: the kernel reads one
+    dlosses, shares, ignored = contiguous(dlosses[:1] if all_alike else dlosses, shares, ignored)
     (targets,) = contiguous(targets.astype(np.int64, copy=False))
-    dlogits = empty(shares.shape, shares.dtype)
-    args = dlosses, shares, targets, ignored, dlogits, float(smoothing)
-    by_rows("cross_entropy.cross_entropy_backward", shares.dtype, *shares.shape, *args)
+    dlogits = empty(shares.shape, shares.dtype if dtype is None else dtype)
+    options = all_alike, float(smoothing), shares.dtype == np.float32
+    args = dlosses, shares, targets, ignored, dlogits, *options
+    by_rows("cross_entropy.cross_entropy_backward", dlogits.dtype, *shares.shape, *args)
     return dlogits
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import ops, random
 from ..arrays import promote, promote_types, require_floating
-from ..autocast_mode import in_float32, lowered, lowered_weights, norm_dtype
+from ..autocast_mode import in_float32, loss_dtype, lowered, lowered_weights, norm_dtype
 from ..autograd import operation
 from ..bounds import Bounds
 from ..kernels import kernels
@@ -276,14 +276,10 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor, ignore_index: in
 
 
 @operation
-@in_float32
 def _cross_entropy(logits, targets, ignored, smoothing):
-    losses, shares = kernels(logits).cross_entropy(logits, targets, ignored, smoothing)
-
-    def grad_logits(grad):
-        return kernels(grad).cross_entropy_backward(grad, shares, targets, ignored, smoothing)
-
-    return losses, (grad_logits,)
+    goal, dtype = (targets, ignored, smoothing), logits.dtype
+    losses, shares = kernels(logits).cross_entropy(logits, *goal, loss_dtype(logits))
+    return losses, (lambda grad: kernels(grad).cross_entropy_backward(grad, shares, *goal, dtype),)
 
 
 def cross_entropy(
