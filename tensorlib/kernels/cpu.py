@@ -319,6 +319,13 @@ def norm(x: Array) -> Array:
     return np.sqrt(np.vdot(x, x))
 
 
+def clip(x: Array, norm: Array, max_norm: float) -> None:
+    """x ← x · min(1, max_norm / (norm + 1e-6)), in place; norm is an array (). nan stays nan."""
+    factor = np.minimum(max_norm / (norm + 1e-6), 1)
+    if device_of(x) != "cpu" or factor != 1:  # a GPU would have to be waited for
+        x *= factor.astype(x.dtype, copy=False)
+
+
 # ---------------------------------------------------------------------------------------- optimizer
 
 _BLOCK = 2**18  # long enough that threads rarely wait for each other to speak to Python

@@ -343,3 +343,11 @@ def norm(x: Array) -> Array:
     launch("optimizer.sum_of_squares", x.dtype, (blocks,), (THREADS,), *args)
     launch("optimizer.root_of_sum", x.dtype, (1,), (THREADS,), partial, result, blocks)
     return result
+
+
+def clip(x: Array, norm: Array, max_norm: float) -> None:
+    (y,) = contiguous(x)
+    norm = norm.astype(np.float32, copy=False)
+    each("optimizer.clip", y.dtype, y.size, y, norm, float(max_norm))
+    if y is not x:
+        x[...] = y

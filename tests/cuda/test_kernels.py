@@ -335,6 +335,23 @@ def test_norm(n):
     assert math.isclose(result, math.sqrt(math.fsum(x.astype(float) ** 2)), rel_tol=1e-6)
 
 
+@every_dtype
+@pytest.mark.parametrize("norm", [0.0, 0.5, 3.0, np.inf, np.nan])
+@pytest.mark.parametrize("max_norm", [1.0, math.inf])
+def test_clip(norm, max_norm, dtype):
+    x, norm = normal(1003, dtype=dtype), np.float32(norm)
+    expected = x.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        cpu.clip(expected, np.asarray(norm), max_norm)
+    ours = on_device(x)
+    gpu.clip(ours, on_device(np.asarray(norm)), max_norm)
+    np.testing.assert_allclose(ours.get().astype(float), expected, rtol=DTYPES[dtype])
+    apart = on_device(np.stack([x, x]).T)
+    gpu.clip(apart, on_device(np.asarray(norm)), max_norm)
+    both = np.stack([ours.get()] * 2).T.astype(float)
+    np.testing.assert_array_equal(apart.get().astype(float), both)
+
+
 @pytest.mark.parametrize("count", [1, 19, 250, 251])  # 250 in a launch
 def test_join(count):
     arrays = [normal(*[(5,), (2, 3), (1,), ()][i % 4], seed=i) for i in range(count)]
