@@ -42,7 +42,7 @@ NAMES = (
     "layer_norm", "layer_norm_backward", "gelu", "gelu_backward", "dropout", "dropout_add",
     "dropout_backward",
     "softmax", "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
-    "attention", "attention_backward", "norm", "adam",
+    "attention", "attention_backward", "norm", "clip", "adam",
 )  # fmt: skip
 
 
@@ -87,6 +87,7 @@ def cases(config: TrainConfig) -> Iterator[Case]:
     n = 12 * m.n_layer * C * C + V * C
     p, g, mean, square = (array(n, dtype=np.float32) for _ in range(4))
     yield Case(k.norm, (g,))
+    yield Case(k.clip, (g, k.norm(g), 1.0), changed=(g,))
     settings = 1, 1e-3, (0.9, 0.99), 1e-8, 0.1, True
     yield Case(k.adam, (p, g, mean, square**2, *settings), changed=(p, mean, square))
 

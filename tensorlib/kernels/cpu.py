@@ -173,7 +173,7 @@ def layer_norm(
     """y = (x − mean) / √(variance + eps) · weight + bias, along each row of x (N, C).
 
     weight, bias: (C,) or None. The variance is the biased one, Σ(x − mean)² / C.
-    dtype: of y, if it shall be in 16 bits where x is float32.
+    dtype: of y on a GPU, if it shall be in 16 bits where x is float32.
     Returns y, and for backward the normalised rows (N, C) and 1 / √(variance + eps) (N, 1).
     Ba, Kiros & Hinton, Layer Normalization (2016).
     """
