@@ -39,9 +39,10 @@ def _bytes(x: Any) -> int:
 
 
 NAMES = (
-    "layer_norm", "layer_norm_backward", "gelu", "gelu_backward", "dropout", "dropout_backward",
+    "layer_norm", "layer_norm_backward", "gelu", "gelu_backward", "dropout", "dropout_add",
+    "dropout_backward",
     "softmax", "cross_entropy", "cross_entropy_backward", "embedding", "embedding_backward",
-    "attention", "attention_backward", "norm", "adam",
+    "attention", "attention_backward", "norm", "clip", "adam",
 )  # fmt: skip
 
 
@@ -66,6 +67,7 @@ def cases(config: TrainConfig) -> Iterator[Case]:
     yield Case(k.gelu_backward, (hidden, hidden, True))
     keep = xp.asarray(rng.random((N, C)) < 0.8)
     yield Case(k.dropout, (x, Draw(1337, 2, 0, 0), 13107))
+    yield Case(k.dropout, (x, Draw(1337, 2, 0, 0), 13107, array(N, C, dtype=np.float32)))
     yield Case(k.dropout_backward, (dy, keep, 13107))
     yield Case(k.softmax, (array(N, T), -1))
     logits, tokens = array(N, V), xp.asarray(rng.integers(V, size=N))
@@ -85,6 +87,7 @@ def cases(config: TrainConfig) -> Iterator[Case]:
     n = 12 * m.n_layer * C * C + V * C
     p, g, mean, square = (array(n, dtype=np.float32) for _ in range(4))
     yield Case(k.norm, (g,))
+    yield Case(k.clip, (g, k.norm(g), 1.0), changed=(g,))
     settings = 1, 1e-3, (0.9, 0.99), 1e-8, 0.1, True
     yield Case(k.adam, (p, g, mean, square**2, *settings), changed=(p, mean, square))
 

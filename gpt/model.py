@@ -61,7 +61,7 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
         self.c_attn = nn.Linear(C, 3 * C, bias=config.qkv_bias)  # query, key, value of all heads
         self.c_proj = nn.Linear(C, C, bias=config.bias)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(self, x: Tensor, past: KeyValues | None = None) -> Tensor:
         B, T, C = x.shape
@@ -69,11 +69,11 @@ class CausalSelfAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, T, C / heads)
         if past is not None:
             k, v = past.extend(k, v)
-        dropout_p = self.dropout.p if self.training else 0.0
+        dropout_p = self.dropout if self.training else 0.0
         # a single new position may see all that came before it: nothing to mask
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=T > 1)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
-        return self.dropout(self.c_proj(y))
+        return self.c_proj(y)
 
 
 def _activation(name: Activation) -> nn.Module:
@@ -90,10 +90,9 @@ class MLP(nn.Module):
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.act = _activation(config.activation)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
-        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(self.act(self.c_fc(x))))  # (B, T, C)
+        return self.c_proj(self.act(self.c_fc(x)))  # (B, T, C)
 
 
 class Block(nn.Module):
@@ -105,10 +104,15 @@ class Block(nn.Module):
         self.attn = CausalSelfAttention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
+        self.dropout = config.dropout
 
     def forward(self, x: Tensor, past: KeyValues | None = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), past)  # (B, T, C)
-        return x + self.mlp(self.ln_2(x))  # (B, T, C)
+        x = self._add(x, self.attn(self.ln_1(x), past))  # (B, T, C)
+        return self._add(x, self.mlp(self.ln_2(x)))  # (B, T, C)
+
+    def _add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """x + dropout(branch), in one pass over the residual stream."""
+        return F.dropout_add(branch, x, self.dropout, self.training)
 
 
 class GPT(nn.Module):
@@ -235,4 +239,4 @@ class GPT(nn.Module):
 
 
 _PARTS = {GPT, nn.Embedding, nn.ModuleList, Block, CausalSelfAttention, MLP, nn.LayerNorm}
-_PARTS |= {nn.Linear, nn.ReLU, nn.GELU, nn.Dropout}
+_PARTS |= {nn.Linear, nn.ReLU, nn.GELU}

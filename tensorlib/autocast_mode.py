@@ -25,6 +25,7 @@ _FLOAT32 = np.dtype("float32")
 
 class _Mode(threading.local):
     dtype: Any = None  # the 16-bit type of the innermost autocast, None where there is none
+    norms = False  # whether norms return that type, too
     # of the weights that were cast in it, by id and dtype: the array, when it was last written
     # before, and what came of it
     cast: dict[tuple[int, Any], tuple[Any, int, Any]] | None = None
@@ -38,10 +39,20 @@ class autocast(ContextDecorator):  # noqa: N801
 
     dtype: bfloat16 or float16 (the default, as in PyTorch); float16 wants a `GradScaler`, too.
     enabled: False computes inside as if there was no autocast around it.
+    lower_norms: not PyTorch's: layer_norm and rms_norm compute in float32 and return the 16-bit
+        type. Where only products read them, as in a GPT, that is what these would cast them to, and
+        spares a pass over memory.
     Only arrays on the GPU are concerned. RuntimeError for the CPU, or for another dtype.
     """
 
-    def __init__(self, device_type: str, dtype: Any = None, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        device_type: str,
+        dtype: Any = None,
+        enabled: bool = True,
+        *,
+        lower_norms: bool = False,
+    ) -> None:
         dtype = np.dtype(np.float16 if dtype is None else dtype)
         if enabled and canonical(device_type) == "cpu":
             raise RuntimeError(
@@ -51,15 +62,16 @@ class autocast(ContextDecorator):  # noqa: N801
         if enabled and dtype.name not in ("float16", "bfloat16"):
             raise RuntimeError(f"autocast computes in bfloat16 or float16, not in {dtype}")
         self._dtype = dtype if enabled else None
+        self._norms = lower_norms
         self._before: list[Any] = []
 
     def __enter__(self) -> None:
-        self._before.append((_mode.dtype, _mode.cast))
-        _mode.dtype = self._dtype
+        self._before.append((_mode.dtype, _mode.norms, _mode.cast))
+        _mode.dtype, _mode.norms = self._dtype, self._norms
         _mode.cast = {} if _mode.cast is None else _mode.cast  # the outermost one keeps the weights
 
     def __exit__(self, *_exception: Any) -> None:
-        _mode.dtype, _mode.cast = self._before.pop()
+        _mode.dtype, _mode.norms, _mode.cast = self._before.pop()
 
 
 def is_autocast_enabled() -> bool:
@@ -69,7 +81,7 @@ def is_autocast_enabled() -> bool:
 
 def current_autocast() -> autocast:
     """What is active in this thread now, none perhaps, to be entered again later."""
-    return autocast("cuda", _mode.dtype, enabled=is_autocast_enabled())
+    return autocast("cuda", _mode.dtype, is_autocast_enabled(), lower_norms=_mode.norms)
 
 
 def lowered(*arrays: Any) -> tuple[Any, ...]:
@@ -100,6 +112,16 @@ def _cast_once(weight: Any) -> Any:
         return found[2]
     start = (weight.data.ptr - whole.data.ptr) // weight.itemsize
     return found[2][start : start + weight.size].reshape(weight.shape)
+
+
+def norm_dtype(x: Any) -> Any:
+    """The dtype in which a norm of x, computed in float32, leaves it."""
+    return _mode.dtype if _mode.norms and _mode.dtype is not None and _concerns(x) else x.dtype
+
+
+def loss_dtype(x: Any) -> Any:
+    """The dtype of the losses of x."""
+    return _FLOAT32 if _mode.dtype is not None and _concerns(x) else x.dtype
 
 
 def in_float32(function: Callable) -> Callable:

@@ -51,7 +51,7 @@ def test_a_weight_of_a_gpt(value):
     assert message.startswith(
         f"linear was given {value}: h.1.mlp.c_fc.weight, of shape (64, 16), at [5, 3]\n"
     )
-    assert f"{place}, in h.1.mlp.c_fc:\n    return self.dropout(" in message
+    assert f"{place}, in h.1.mlp.c_fc:\n    return self.c_proj(" in message
 
 
 def test_an_activation_of_a_gpt():

@@ -32,7 +32,8 @@ class Precision:
         """The context in which the model computes."""
         if self.dtype in ("float32", "tf32"):
             return tensorlib.autocast("cuda", enabled=False)
-        return tensorlib.autocast("cuda", dtype=getattr(tensorlib, self.dtype))
+        dtype = getattr(tensorlib, self.dtype)  # of a GPT's norms, linear layers are the readers
+        return tensorlib.autocast("cuda", dtype=dtype, lower_norms=True)
 
     def tensors(self, optimizer: Any) -> dict[str, Any]:
         """What a checkpoint must keep of the scaler, and how many steps it did not skip."""

@@ -174,6 +174,12 @@ LAYERS = [
     op("nn.functional.layer_norm", BATCH, [4], ROW, ROW),
     op("nn.functional.rms_norm", BATCH, [4], ROW, eps=1e-5),
     dropping("nn.functional.dropout", X, function=lambda t, x: t.nn.functional.dropout(x, 0.3)),
+    dropping(
+        "nn.functional.dropout_add",
+        X,
+        X,
+        function=lambda t, x, residual: t.nn.functional.dropout_add(x, residual, 0.3),
+    ),
     attention(),
     attention(is_causal=True),
     attention(CAUSAL),

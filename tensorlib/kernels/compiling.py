@@ -1,4 +1,4 @@
-"""What the modules that launch CUDA kernels share: their sources, and numbers on the device."""
+"""What the modules that launch CUDA kernels share: compiling, launching, numbers on the device."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from ..device import library
 Array = Any
 
 _SOURCES = Path(__file__).with_name("cuda")
+_SCALARS = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+THREADS = 256  # of a block
 
 
 def compiled(name: str, *options: str) -> Any:
@@ -28,6 +30,57 @@ def compiled(name: str, *options: str) -> Any:
         (_SOURCES / f"{name}.cu").read_text(),
     )
     return library("cuda").RawModule(code=code, options=("--std=c++17", *options))
+
+
+@functools.cache
+def _module(name: str, dtype: str) -> Any:
+    """`cuda/<name>.cu`, compiled for arrays of this dtype."""
+    if dtype not in _SCALARS:
+        raise RuntimeError(f"the fused kernels compute in {', '.join(_SCALARS)}, not in {dtype}")
+    return compiled(name, f"-Dscalar={_SCALARS[dtype]}")
+
+
+@functools.cache
+def _kernel(module: str, name: str, dtype: str) -> Any:
+    return _module(module, dtype).get_function(name)
+
+
+def launch(kernel: str, dtype: np.dtype, grid: tuple, block: tuple, *args: Any) -> None:
+    """Run "module.name". Python's integers become int32, its floats float32."""
+    if 0 in grid:
+        return  # there is nothing to compute
+    wide = {int: np.int32, bool: np.int32, float: np.float32}
+    args = tuple(wide[type(x)](x) if type(x) in wide else x for x in args)
+    _kernel(*kernel.split("."), dtype.name)(grid, block, args)
+
+
+def each(kernel: str, dtype: np.dtype, n: int, *args: Any) -> None:
+    """Run a kernel that takes one thread for each of n elements, and n as its last argument."""
+    launch(kernel, dtype, (-(-n // THREADS),), (THREADS,), *args, np.int64(n))
+
+
+def by_rows(kernel: str, dtype: np.dtype, rows: int, columns: int, *args: Any) -> None:
+    """Run a kernel that takes a team of threads for each row; its last arguments are the numbers of
+    rows and columns."""
+    team, teams = team_of(columns)
+    launch(kernel, dtype, (-(-rows // teams),), (team, teams), *args, rows, columns)
+
+
+def team_of(columns: int) -> tuple[int, int]:
+    """How many threads share a row (a warp, or a block if rows are long), and how many rows share a
+    block."""
+    team = 32 if columns <= 1024 else THREADS
+    return team, THREADS // team
+
+
+def empty(shape: Any, dtype: Any) -> Array:
+    return library("cuda").empty(shape, dtype)
+
+
+def contiguous(*arrays: Array) -> list[Array]:
+    """The arrays with their elements side by side, as kernels read them."""
+    xp = library("cuda")
+    return [x if x.flags.c_contiguous else xp.ascontiguousarray(x) for x in arrays]
 
 
 def on_device(number: Any, dtype: Any) -> Array:

@@ -168,11 +168,12 @@ def embedding_backward(dy: Array, index: Array, rows: int) -> Array:
 
 
 def layer_norm(
-    x: Array, weight: Array | None, bias: Array | None, eps: float
+    x: Array, weight: Array | None, bias: Array | None, eps: float, dtype: Any = None
 ) -> tuple[Array, Array, Array]:
     """y = (x − mean) / √(variance + eps) · weight + bias, along each row of x (N, C).
 
     weight, bias: (C,) or None. The variance is the biased one, Σ(x − mean)² / C.
+    dtype: of y on a GPU, if it shall be in 16 bits where x is float32.
     Returns y, and for backward the normalised rows (N, C) and 1 / √(variance + eps) (N, 1).
     Ba, Kiros & Hinton, Layer Normalization (2016).
     """
@@ -184,7 +185,7 @@ def layer_norm(
     y = normed.copy() if weight is None else normed * weight
     if bias is not None:
         y += bias
-    return y, normed, rstd
+    return y if dtype is None else y.astype(dtype, copy=False), normed, rstd
 
 
 def _layer_norm_of_row(
@@ -206,6 +207,7 @@ def layer_norm_backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     """dx = rstd (g − mean(g) − normed · mean(g · normed)) with g = dy · weight; dw and db."""
     dx = dw = db = None
+    dy = dy.astype(normed.dtype, copy=False)
     if needed[0]:
         dx = dy.copy() if weight is None else dy * weight
         slope = _mean_of_product(dx, normed)
@@ -219,14 +221,17 @@ def layer_norm_backward(
     return dx, dw, db
 
 
-def rms_norm(x: Array, weight: Array | None, eps: float) -> tuple[Array, Array, Array]:
+def rms_norm(
+    x: Array, weight: Array | None, eps: float, dtype: Any = None
+) -> tuple[Array, Array, Array]:
     """y = x / √(mean(x²) + eps) · weight, along each row of x (N, C); saves as `layer_norm` does.
 
     Zhang & Sennrich, Root Mean Square Layer Normalization (2019).
     """
     rstd = 1 / np.sqrt(_mean_of_product(x, x) + x.dtype.type(eps))
     normed = x * rstd
-    return normed.copy() if weight is None else normed * weight, normed, rstd
+    y = normed.copy() if weight is None else normed * weight
+    return y if dtype is None else y.astype(dtype, copy=False), normed, rstd
 
 
 def rms_norm_backward(
@@ -234,6 +239,7 @@ def rms_norm_backward(
 ) -> tuple[Array | None, Array | None]:
     """dx = rstd (g − normed · mean(g · normed)) with g = dy · weight; dw by columns."""
     dx = dw = None
+    dy = dy.astype(normed.dtype, copy=False)
     if needed[0]:
         dx = dy.copy() if weight is None else dy * weight
         dx -= normed * _mean_of_product(dx, normed)
@@ -261,15 +267,16 @@ def _mean_of_product(a: Array, b: Array) -> Array:
 
 
 def cross_entropy(
-    logits: Array, targets: Array, ignored: Array, smoothing: float
+    logits: Array, targets: Array, ignored: Array, smoothing: float, dtype: Any = None
 ) -> tuple[Array, Array]:
     """loss[n] = −Σ_c t[n, c] log softmax(logits[n])[c], 0 for a row that is ignored.
 
     t is 1 − smoothing at the target plus smoothing / C everywhere. logits (N, C), targets (N,) in
     0 … C − 1, else IndexError; ignored (N,) bool. Returns the losses (N,), and for backward the
-    softmax (N, C).
+    softmax (N, C); dtype: of both, if they shall be float32 where the logits have 16 bits.
     """
     Bounds("cross_entropy: target", logits.shape[1], "classes").check(targets)
+    logits = logits if dtype is None else logits.astype(dtype, copy=False)
     shifted = logits - peak(logits, 1)
     losses = -(1 - smoothing) * shifted[np.arange(len(logits), like=logits), targets]
     if smoothing:
@@ -283,15 +290,20 @@ def cross_entropy(
 
 
 def cross_entropy_backward(
-    dlosses: Array, shares: Array, targets: Array, ignored: Array, smoothing: float
+    dlosses: Array,
+    shares: Array,
+    targets: Array,
+    ignored: Array,
+    smoothing: float,
+    dtype: Any = None,
 ) -> Array:
-    """dlogits = (softmax − t) dloss, 0 in a row that is ignored."""
+    """dlogits = (softmax − t) dloss, 0 in a row that is ignored; in `dtype`, the logits'."""
     dlogits = shares.copy()
     dlogits[np.arange(len(shares), like=shares), targets] -= 1 - smoothing
     if smoothing:
         dlogits -= smoothing / shares.shape[1]
     dlogits *= np.where(ignored, 0, dlosses)[:, None]
-    return dlogits
+    return dlogits if dtype is None else dlogits.astype(dtype, copy=False)
 
 
 # ---------------------------------------------------------------------------------------- gradients
@@ -305,6 +317,13 @@ def join(arrays: list[Array], out: Array) -> None:
 def norm(x: Array) -> Array:
     """√Σ x² over all elements: an array ()."""
     return np.sqrt(np.vdot(x, x))
+
+
+def clip(x: Array, norm: Array, max_norm: float) -> None:
+    """x ← x · min(1, max_norm / (norm + 1e-6)), in place; norm is an array (). nan stays nan."""
+    factor = np.minimum(max_norm / (norm + 1e-6), 1)
+    if device_of(x) != "cpu" or factor != 1:  # a GPU would have to be waited for
+        x *= factor.astype(x.dtype, copy=False)
 
 
 # ---------------------------------------------------------------------------------------- optimizer

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from .. import ops, random
-from ..arrays import promote, require_floating
-from ..autocast_mode import in_float32, lowered, lowered_weights
+from ..arrays import promote, promote_types, require_floating
+from ..autocast_mode import in_float32, loss_dtype, lowered, lowered_weights, norm_dtype
 from ..autograd import operation
 from ..bounds import Bounds
 from ..kernels import kernels
@@ -107,7 +107,7 @@ def _layer_norm(x, weight, bias, dims, eps):
     require_floating("layer_norm", x, weight, bias)
     shape, row = x.shape, x.shape[x.ndim - dims :]
     gain, shift = (None if w is None else w.reshape(-1) for w in (weight, bias))
-    y, normed, rstd = kernels(x).layer_norm(_as_rows(x, dims), gain, shift, eps)
+    y, normed, rstd = kernels(x).layer_norm(_as_rows(x, dims), gain, shift, eps, norm_dtype(x))
 
     def gradients(grad, needed):
         grad = grad.reshape(normed.shape)
@@ -140,7 +140,7 @@ def _rms_norm(x, weight, dims, eps):
     eps = float(np.finfo(x.dtype).eps) if eps is None else eps
     shape, row = x.shape, x.shape[x.ndim - dims :]
     gain = None if weight is None else weight.reshape(-1)
-    y, normed, rstd = kernels(x).rms_norm(_as_rows(x, dims), gain, eps)
+    y, normed, rstd = kernels(x).rms_norm(_as_rows(x, dims), gain, eps, norm_dtype(x))
 
     def gradients(grad, needed):
         grad = grad.reshape(normed.shape)
@@ -207,6 +207,35 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     return _dropout(input, threshold) if threshold else input
 
 
+@operation
+def _dropout_add(x, residual, threshold):
+    dtype = x.dtype
+    if residual.dtype != dtype:
+        residual = residual.astype(promote_types(dtype, residual.dtype), copy=False)
+    draw = random.dropout_draw(x.size)
+    y, keep = kernels(residual).dropout(x, draw, threshold, residual)
+    return y, (
+        lambda grad: kernels(grad).dropout_backward(grad, keep, threshold, dtype),
+        lambda grad: grad,
+    )
+
+
+def dropout_add(input: Tensor, residual: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """residual + dropout(input, p): how a branch joins the residual stream, in one pass over it.
+
+    input, residual: of one shape; the result has their common dtype.
+    """
+    threshold = _dropout_threshold("dropout_add", p)
+    require_floating("dropout_add", input)
+    if input.shape != residual.shape:
+        raise RuntimeError(
+            f"dropout_add: input {input.shape} and residual {residual.shape} differ in shape"
+        )
+    if not training or not threshold:
+        return residual + input
+    return _dropout_add(input, residual, threshold)
+
+
 def _dropout_threshold(name: str, p: float) -> int:
     if not 0 <= p <= 1:
         raise ValueError(f"{name}: p must be between 0 and 1, not {p}")
@@ -248,14 +277,10 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor, ignore_index: in
 
 
 @operation
-@in_float32
 def _cross_entropy(logits, targets, ignored, smoothing):
-    losses, shares = kernels(logits).cross_entropy(logits, targets, ignored, smoothing)
-
-    def grad_logits(grad):
-        return kernels(grad).cross_entropy_backward(grad, shares, targets, ignored, smoothing)
-
-    return losses, (grad_logits,)
+    goal, dtype = (targets, ignored, smoothing), logits.dtype
+    losses, shares = kernels(logits).cross_entropy(logits, *goal, loss_dtype(logits))
+    return losses, (lambda grad: kernels(grad).cross_entropy_backward(grad, shares, *goal, dtype),)
 
 
 def cross_entropy(

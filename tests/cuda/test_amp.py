@@ -29,6 +29,7 @@ from gpt.training import Trainer
 from tensorlib import device as devices
 from tensorlib import kernels, nn, optim, random
 from tensorlib.amp import GradScaler, autocast
+from tensorlib.autocast_mode import current_autocast
 from tensorlib.kernels import cublas
 from tensorlib.nn import functional as F
 
@@ -81,6 +82,13 @@ OPERATIONS = {
     "masked_fill": (lambda t, x: x.masked_fill(x > 0, -1), (3, 4)),
     "reshape": (lambda t, x: x.reshape(4, 3).T.relu(), (3, 4)),
     "dropout": (lambda t, x: t.nn.functional.dropout(x, 0.5), (3, 4)),
+    "dropout_add": (
+        lambda t, x, y: t.nn.functional.dropout(x, 0.5) + y
+        if t is torch
+        else t.nn.functional.dropout_add(x, y, 0.5),
+        (3, 4),
+        (3, 4),
+    ),
 }  # fmt: skip
 
 
@@ -263,6 +271,48 @@ def test_autocast_leaves_the_cpu_and_float64_alone():
         assert F.linear(tensorlib.ones(2, 3), tensorlib.ones(4, 3)).dtype == np.float32
         x = tensorlib.ones(3, 3, device="cuda", dtype=tensorlib.float64)
         assert F.linear(x, x).dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("norm", [F.layer_norm, F.rms_norm], ids=["layer_norm", "rms_norm"])
+def test_lowered_norms_are_what_products_would_make_of_them(norm, dtype):
+    """The same bits forwards; backwards their gradient has 16 bits as well."""
+    arrays = values([(2, 5, 8), (8,), (6, 8), (2, 5, 6)])
+    results = []
+    for lower_norms in (False, True):
+        x, gain, weight, dy = (tensorlib.tensor(a, device="cuda") for a in arrays)
+        leaves = [tensor.requires_grad_() for tensor in (x, gain, weight)]
+        with autocast("cuda", dtype=getattr(tensorlib, dtype), lower_norms=lower_norms):
+            h = norm(x, (8,), gain)
+            y = F.linear(h, weight)
+        assert h.dtype.name == (dtype if lower_norms else "float32")
+        y.backward(dy.to(y.dtype))
+        assert {leaf.grad.dtype.name for leaf in leaves} == {"float32"}
+        results.append([y, *(leaf.grad for leaf in leaves)])
+    for before, after in zip(*results):
+        before, after = (t.detach().float().cpu().numpy() for t in (before, after))
+        scale = np.abs(before).max()
+        np.testing.assert_allclose(after, before, rtol=0, atol=TOLERANCE[dtype] * scale)
+    np.testing.assert_array_equal(*(y.detach().float().cpu().numpy() for y, *_ in results))
+
+
+def test_norms_are_lowered_only_where_that_is_said():
+    x = tensorlib.ones(2, 3, device="cuda")
+
+    def dtype_of(x):
+        return F.layer_norm(x, (3,)).dtype.name
+
+    with autocast("cuda", lower_norms=True):
+        assert dtype_of(x) == "float16"
+        assert dtype_of(x.cpu()) == "float32"
+        assert dtype_of(x.to(tensorlib.float64)) == "float64"
+        with current_autocast():
+            assert dtype_of(x) == "float16"
+        with autocast("cuda"):
+            assert dtype_of(x) == "float32"
+        with autocast("cuda", enabled=False, lower_norms=True):
+            assert dtype_of(x) == "float32"
+    assert dtype_of(x) == "float32"
 
 
 def test_autocast_refuses():

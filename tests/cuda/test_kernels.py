@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tensorlib import random
-from tensorlib.kernels import cpu, gpu
+from tensorlib.kernels import compiling, cpu, gpu
 
 pytestmark = pytest.mark.skipif(emulator.missing is not None, reason=str(emulator.missing))
 
@@ -29,6 +29,8 @@ def on_device(x):
     not contiguous is not contiguous there."""
     if not isinstance(x, np.ndarray):
         return x
+    if x.size and x.strides == (0,):
+        return fake_cupy.cupy.broadcast_to(on_device(x[:1].copy()), x.shape)
     if not x.flags.c_contiguous:
         copy = emulator.guarded((*x.shape, 2), x.dtype)[..., 0]
     else:
@@ -51,8 +53,8 @@ def _empty(shape, dtype):
 def _stand_in_for_cupy():
     with fake_cupy.installed(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake_cupy.cupy, "empty", _empty)
-        patch.setattr(gpu, "_module", functools.cache(gpu._module.__wrapped__))
-        patch.setattr(gpu, "_kernel", functools.cache(gpu._kernel.__wrapped__))
+        for name in ("_module", "_kernel"):
+            patch.setattr(compiling, name, functools.cache(getattr(compiling, name).__wrapped__))
         yield
     emulator.shuffle(None)
 
@@ -112,6 +114,8 @@ CASES = {
         (x(70, C), x(70, C, seed=1), _rstd(70), x(C), [True] * 3),
         (x(9, C), x(9, C, seed=1), _rstd(9), None, [True, False, True]),
         (x(9, C), x(9, C, seed=1), _rstd(9), x(C), [False, True, False]),
+        (x(9, C), x(9, C, seed=1), _rstd(9), x(C), [False, False, True]),
+        (x(9, C), x(9, C, seed=1), _rstd(9), x(C), [True, False, False]),
     ],
     "rms_norm_backward": lambda x, C: [
         (x(70, C), x(70, C, seed=1), _rstd(70), x(C), [True, True]),
@@ -150,6 +154,19 @@ def test_kernels_agree_in_16_bits(name, dtype):
         args = [x.astype(dtype) if _is_float(x) and x.shape[-1:] == (100,) else x for x in args]
         results = compare(name, *args, tolerance=DTYPES[dtype])
         assert all(r is None or r.dtype == dtype or r.shape[-1] == 1 for r in results)
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("C", [100, 1100])
+@every_dtype
+def test_norms_of_float32_in_16_bits(name, C, dtype):
+    x, weight, bias, tolerance = normal(9, C) + 2, normal(C), normal(C, seed=1), DTYPES[dtype]
+    weights = (weight, bias)[: 2 if name == "layer_norm" else 1]
+    y, normed, rstd = compare(name, x, *weights, 1e-5, dtype, tolerance=tolerance)
+    assert (y.dtype, normed.dtype, rstd.dtype) == (dtype, np.float32, np.float32)
+    needed, dy = [True] * (1 + len(weights)), normal(9, C, dtype=dtype, seed=2)
+    for gradient in compare(f"{name}_backward", dy, normed, rstd, weight, needed):
+        assert gradient.dtype == np.float32
 
 
 @pytest.mark.parametrize("few", [0, 2**24], ids=["sorted", "looked through"])
@@ -203,6 +220,25 @@ def test_cross_entropy(C, dtype, smoothing):
     shares = cpu.softmax(logits.astype(np.float32), 1).astype(dtype)
     dlosses = normal(11, dtype=dtype)
     compare("cross_entropy_backward", dlosses, shares, *args, tolerance=DTYPES[dtype])
+    alike = np.broadcast_to(dlosses[:1], 11)
+    compare("cross_entropy_backward", alike, shares, *args, tolerance=DTYPES[dtype])
+
+
+@every_dtype
+def test_cross_entropy_of_16_bits_in_float32(dtype):
+    logits, targets, ignored = (
+        3 * normal(11, 100, dtype=dtype),
+        _classes(100, 11),
+        np.zeros(11, bool),
+    )
+    args = targets, ignored, 0.1
+    losses, shares = compare("cross_entropy", logits, *args, np.float32)
+    assert losses.dtype == shares.dtype == np.float32
+    dlosses = normal(11)
+    (dlogits,) = compare(
+        "cross_entropy_backward", dlosses, shares, *args, dtype, tolerance=DTYPES[dtype]
+    )
+    assert dlogits.dtype == dtype
 
 
 def test_indices_out_of_range_become_nan():
@@ -231,6 +267,19 @@ def test_dropout(threshold, dtype):
         _, keep = compare("dropout", x, draw, threshold, tolerance=DTYPES[dtype])
         np.testing.assert_array_equal(keep, draw.bits(x.size).reshape(x.shape) >= threshold)
         compare("dropout_backward", x, keep, threshold, tolerance=DTYPES[dtype])
+
+
+@every_dtype
+@pytest.mark.parametrize("wide", [False, True])
+def test_dropout_and_the_residual_stream(wide, dtype):
+    x, dy = normal(3, 211, dtype=dtype), normal(3, 211, seed=1)
+    residual = normal(3, 211, dtype=np.float32 if wide else dtype, seed=2)
+    dy = dy.astype(residual.dtype)
+    args = random.Draw(1337, 2, 4999, 12), 13107
+    y, keep = compare("dropout", x, *args, residual, tolerance=DTYPES[dtype])
+    assert y.dtype == residual.dtype
+    (dx,) = compare("dropout_backward", dy, keep, 13107, dtype, tolerance=DTYPES[dtype])
+    assert dx.dtype == dtype
 
 
 def test_dropout_keeps_what_is_at_the_threshold():
@@ -284,6 +333,23 @@ def test_norm(n):
     x = normal(n)
     (result,) = compare("norm", x)
     assert math.isclose(result, math.sqrt(math.fsum(x.astype(float) ** 2)), rel_tol=1e-6)
+
+
+@every_dtype
+@pytest.mark.parametrize("norm", [0.0, 0.5, 3.0, np.inf, np.nan])
+@pytest.mark.parametrize("max_norm", [1.0, math.inf])
+def test_clip(norm, max_norm, dtype):
+    x, norm = normal(1003, dtype=dtype), np.float32(norm)
+    expected = x.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        cpu.clip(expected, np.asarray(norm), max_norm)
+    ours = on_device(x)
+    gpu.clip(ours, on_device(np.asarray(norm)), max_norm)
+    np.testing.assert_allclose(ours.get().astype(float), expected, rtol=DTYPES[dtype])
+    apart = on_device(np.stack([x, x]).T)
+    gpu.clip(apart, on_device(np.asarray(norm)), max_norm)
+    both = np.stack([ours.get()] * 2).T.astype(float)
+    np.testing.assert_array_equal(apart.get().astype(float), both)
 
 
 @pytest.mark.parametrize("count", [1, 19, 250, 251])  # 250 in a launch

@@ -34,7 +34,7 @@ NAMESPACES = [
 ]
 OWN = {  # what no list can hold, because PyTorch has no such name; the page tells of each
     "torch.Tensor": {"array", "node", "output"},
-    "torch.nn.functional": {"masked_softmax"},
+    "torch.nn.functional": {"dropout_add", "masked_softmax"},
     "torch.optim.lr_scheduler": {"warmup_cosine"},
 }
 

@@ -101,3 +101,60 @@ def test_dropout_is_a_function_inside_a_counter():
 @pytest.mark.parametrize("p", [-0.1, 1.5])
 def test_dropout_refuses_what_is_no_probability(p):
     check_error(ValueError, functional("dropout", p=p), (3,), match=str(p))
+
+
+# ---- dropout_add --------------------------------------------------------------------------------
+
+
+@OURS
+@pytest.mark.parametrize(("p", "training"), [(0.0, True), (1.0, True), (0.5, False)])
+def test_dropout_add_at_the_ends(p, training):
+    def function(t, x, residual):
+        if t is torch:
+            return residual + t.nn.functional.dropout(x, p, training)
+        return t.nn.functional.dropout_add(x, residual, p, training)
+
+    check(function, (2, 3, 4), (2, 3, 4))
+
+
+@OURS
+@pytest.mark.parametrize("shape", [(), (7,), (2, 3, 5), (0, 4)], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_add_is_the_sum_and_so_are_its_gradients(shape, training):
+    """Bit for bit."""
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=shape).astype(np.float32) for _ in range(3)]
+
+    def run(function):
+        tensorlib.manual_seed(0)
+        x, residual = (tensorlib.tensor(v, requires_grad=True) for v in values[:2])
+        y = function(tensorlib.nn.functional, x, residual)
+        y.backward(tensorlib.tensor(values[2]))
+        return [t.numpy().tobytes() for t in (y.detach(), x.grad, residual.grad)]
+
+    fused = run(lambda F, x, residual: F.dropout_add(x, residual, 0.3, training))
+    assert fused == run(lambda F, x, residual: residual + F.dropout(x, 0.3, training))
+
+
+@OURS
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32")])
+def test_dropout_add_of_two_dtypes(dtypes):
+    x, residual = (
+        tensorlib.ones(4, dtype=getattr(tensorlib, name), requires_grad=True) for name in dtypes
+    )
+    y = tensorlib.nn.functional.dropout_add(x, residual, 0.5)
+    assert y.dtype == np.float64
+    y.sum().backward()
+    assert (x.grad.dtype, residual.grad.dtype) == (x.dtype, residual.dtype)
+    np.testing.assert_array_equal(x.grad.numpy(), y.detach().numpy() - 1)
+
+
+@OURS
+def test_dropout_add_refuses_what_does_not_fit():
+    dropout_add, x = tensorlib.nn.functional.dropout_add, tensorlib.ones(2, 3)
+    with pytest.raises(RuntimeError, match=r"input \(2, 3\) and residual \(3,\) differ in shape"):
+        dropout_add(x, x[0])
+    with pytest.raises(RuntimeError, match=r"dropout_add.*int64"):
+        dropout_add(x.long(), x)
+    with pytest.raises(ValueError, match=r"p must be between 0 and 1, not 1\.5"):
+        dropout_add(x, x, 1.5)

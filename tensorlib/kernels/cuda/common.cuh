@@ -24,6 +24,17 @@ struct Larger {
     static __device__ float of(float a, float b) { return fmaxf(a, b); }
 };
 
+// Element i of an array of float, if it is `wide`, or of scalar.
+__device__ float load(const void* x, int64 i, int wide) {
+    return wide ? ((const float*)x)[i] : float(((const scalar*)x)[i]);
+}
+__device__ void store(void* x, int64 i, int wide, float value) {
+    if (wide)
+        ((float*)x)[i] = value;
+    else
+        ((scalar*)x)[i] = scalar(value);
+}
+
 // Every lane gets the result over the whole warp: each exchange doubles what a lane knows of.
 template <class How> __device__ float over_warp(float x) {
     for (int distance = 16; distance > 0; distance /= 2)

@@ -46,12 +46,12 @@ extern "C" __global__ void gelu_backward(const scalar* dy, const scalar* x, scal
     dx[i] = scalar(float(dy[i]) * (cdf + v * slope));
 }
 
-// dx = keep ? dy · scale : 0, scale as in dropout below
-extern "C" __global__ void dropout_backward(const scalar* dy, const bool* keep, scalar* dx,
+// dx = keep ? dy · scale : 0, scale and `wide` as in dropout below
+extern "C" __global__ void dropout_backward(const void* dy, const bool* keep, scalar* dx, int wide,
                                             float scale, int64 n) {
     int64 i = thread_number();
     if (i >= n) return;
-    dx[i] = scalar(keep[i] ? float(dy[i]) * scale : 0.0f);
+    dx[i] = scalar(keep[i] ? load(dy, i, wide) * scale : 0.0f);
 }
 
 // y (n / C, C): row i is row index[i] of weight (V, C); NaN if there is no such row.
@@ -72,11 +72,14 @@ extern "C" __global__ void philox(uint64* words, uint64 seed, uint64 stream, con
     for (int j = 0; j < 4 && 4 * i + j < n; j++) words[4 * i + j] = x[j];
 }
 
-// keep = bits ≥ threshold; y = keep ? x · scale : 0. Element i has the 16 bits number first + i of
-// the draw; a thread takes the 16 elements that have theirs from the same counter.
-extern "C" __global__ void dropout(const scalar* x, scalar* y, bool* keep, int threshold,
-                                   float scale, uint64 seed, uint64 stream, const uint64* step,
-                                   uint64 draw, int64 first, int64 n) {
+// keep = bits ≥ threshold; y = keep ? x · scale : 0, plus the residual if it is to be `added`. The
+// residual stream may be of float while its branches are of scalar: then it is `wide`, and so is y.
+// Element i has the 16 bits number first + i of the draw; a thread takes the 16 elements that have
+// theirs from the same counter.
+extern "C" __global__ void dropout(const scalar* x, const void* residual, void* y, bool* keep,
+                                   int added, int wide, int threshold, float scale, uint64 seed,
+                                   uint64 stream, const uint64* step, uint64 draw, int64 first,
+                                   int64 n) {
     int64 counter = first / 16 + thread_number();
     uint64 words[4] = {(uint64)counter, draw, *step, 0};
     philox_words(words, seed, stream);
@@ -84,6 +87,7 @@ extern "C" __global__ void dropout(const scalar* x, scalar* y, bool* keep, int t
         int64 i = 16 * counter + j - first;
         if (i < 0 || i >= n) continue;
         keep[i] = (int)(words[j / 4] >> 16 * (j % 4) & 0xffff) >= threshold;
-        y[i] = scalar(keep[i] ? float(x[i]) * scale : 0.0f);
+        float kept = keep[i] ? float(x[i]) * scale : 0.0f;
+        store(y, i, wide, added ? load(residual, i, wide) + kept : kept);
     }
 }

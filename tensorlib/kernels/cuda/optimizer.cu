@@ -62,3 +62,11 @@ extern "C" __global__ void root_of_sum(const float* partial, float* norm, int bl
     sum = team_sum(sum);
     if (threadIdx.x == 0) *norm = sqrtf(sum);
 }
+
+// x ← x · min(1, max_norm / (*norm + 1e-6)), where a NaN stays one
+extern "C" __global__ void clip(scalar* x, const float* norm, float max_norm, int64 n) {
+    int64 i = thread_number();
+    if (i >= n) return;
+    float factor = max_norm / (*norm + 1e-6f);
+    x[i] = scalar(float(x[i]) * (factor > 1 ? 1 : factor));
+}
