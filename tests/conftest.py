@@ -10,6 +10,7 @@ fused` by the fused kernels; `--device cuda-emulated` does so on `cuda/fake_cupy
 
 import gc
 import os
+from pathlib import Path
 
 import fake_cupy
 import harness
@@ -58,6 +59,17 @@ def _unprepared():
     if not gc.isenabled():
         gc.enable()
         threadpool_limits(1, "blas")
+
+
+@pytest.fixture(autouse=True)
+def _there(request):
+    """With --device, tests of tensorlib make their tensors there; others say where they compute."""
+    folder = request.path.relative_to(Path(__file__).parent).parts[0]
+    if harness.device == "cpu" or folder in ("cuda", "gpt", "lessons"):
+        yield
+    else:
+        with harness.tensors_made_there():
+            yield
 
 
 def pytest_collection_modifyitems(config, items):

@@ -14,7 +14,6 @@ from tensorlib.gradcheck import cases
 
 command = importlib.import_module("tensorlib.gradcheck.__main__")
 CASES = [case for section in cases.SECTIONS.values() for case in section]
-pytestmark = pytest.mark.cpu
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ from tensorlib import autograd, nn
 from tensorlib.autograd import operation
 from tensorlib.gradcheck import GradcheckError
 
-pytestmark = pytest.mark.cpu
 
 
 def leaf(*shape, t=tensorlib):
