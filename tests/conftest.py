@@ -8,6 +8,7 @@ counterexamples; the default draws the same programs every time.
 fused` by the fused kernels; `--device cuda-emulated` does so on `cuda/fake_cupy.py`, without a GPU.
 """
 
+import contextlib
 import gc
 import os
 from pathlib import Path
@@ -44,8 +45,6 @@ def pytest_configure(config):
     if name == "cuda-emulated":
         fake_cupy.install()
     harness.device = name.removesuffix("-emulated")
-    if config.getoption("--kernels") == "fused":
-        use_fused()
 
 
 def pytest_collection_finish():
@@ -64,12 +63,48 @@ def _unprepared():
 @pytest.fixture(autouse=True)
 def _there(request):
     """With --device, tests of tensorlib make their tensors there; others say where they compute."""
-    folder = request.path.relative_to(Path(__file__).parent).parts[0]
-    if harness.device == "cpu" or folder in ("cuda", "gpt", "lessons"):
+    use_fused(request.config.getoption("--kernels") == "fused")  # whatever a test before has said
+    if harness.device == "cpu":
         yield
-    else:
-        with harness.tensors_made_there():
-            yield
+        return
+    with allocations() as request.node.allocated, contextlib.ExitStack() as stack:
+        if folder(request.node) not in ("cuda", "gpt", "lessons"):
+            stack.enter_context(harness.tensors_made_there())
+        yield
+
+
+def folder(item):
+    """The folder of tests/ in which a test is, or its file."""
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
+def allocations():
+    """A context in which the sizes of all arrays that are made on the device go into a list."""
+    import cupy
+
+    class Hook(cupy.cuda.MemoryHook):
+        name = "allocations"
+
+        def __enter__(self):
+            super().__enter__()
+            self.sizes = []
+            return self.sizes
+
+        def malloc_postprocess(self, **malloc):
+            self.sizes.append(malloc["size"])
+
+    return Hook()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test that has made no array on the device has shown nothing of it: it counts as skipped."""
+    report = yield
+    tells = harness.device != "cpu" and folder(item) != "cuda"
+    if tells and call.when == "call" and report.passed and not item.allocated:
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), item.location[1], "Skipped: made no array on the device")
+    return report
 
 
 def pytest_collection_modifyitems(config, items):

@@ -327,8 +327,8 @@ SIGNATURES = {
 # … its functions of every element (which take out=, where=, casting=, dtype=), and methods.
 UFUNCS = """absolute add bitwise_and bitwise_or bitwise_xor copysign cos divide equal exp greater
     greater_equal invert isfinite isinf isnan less less_equal log log1p logical_and logical_not
-    logical_or matmul maximum minimum multiply negative not_equal power remainder right_shift sin sqrt square
-    subtract tanh true_divide"""
+    logical_or matmul maximum minimum multiply negative not_equal power remainder right_shift sin
+    sqrt square subtract tanh true_divide"""
 METHODS = "all any argmax argmin argsort cumsum max mean min ravel squeeze sum swapaxes"
 OPERATORS = """add and:bitwise_and matmul mod:remainder mul:multiply or:bitwise_or pow:power
     rshift:right_shift sub:subtract truediv:true_divide xor:bitwise_xor"""

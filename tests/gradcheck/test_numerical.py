@@ -12,7 +12,6 @@ from tensorlib.autograd import operation
 from tensorlib.gradcheck import GradcheckError
 
 
-
 def leaf(*shape, t=tensorlib):
     values = np.random.default_rng(0).uniform(0.5, 2, shape)
     return t.tensor(values, dtype=t.float64, requires_grad=True)
