@@ -109,7 +109,6 @@ def pytest_runtest_makereport(item, call):
 
 def pytest_collection_modifyitems(config, items):
     if harness.device != "cpu":
-        skip = pytest.mark.skip(reason="this is about the CPU, and the tests run on a GPU")
         for item in items:
-            if item.get_closest_marker("cpu"):
-                item.add_marker(skip)
+            if mark := item.get_closest_marker("cpu"):
+                item.add_marker(pytest.mark.skip(reason=f"about the CPU: {mark.args[0]}"))

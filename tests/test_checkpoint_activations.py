@@ -86,7 +86,7 @@ def test_parameters_get_pytorchs_gradients():
         np.testing.assert_allclose(to_array(p.grad), to_array(q.grad), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.cpu  # whose memory tracemalloc sees
+@pytest.mark.cpu("tracemalloc sees its memory")
 def test_only_what_it_got_is_kept_and_freed_again():
     """Ten layers of 16 functions: kept is one array each, and while one is computed again, its."""
     n, layers, functions = 50_000, 10, 16

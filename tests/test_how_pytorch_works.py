@@ -6,7 +6,7 @@ import pytest
 from examples import run_examples
 
 
-@pytest.mark.cpu  # as the page shows it
+@pytest.mark.cpu("the page shows what it prints")
 def test_the_examples_run():
     result = run_examples(Path(__file__).parents[1] / "docs" / "how-pytorch-works.md")
     assert result.attempted > 60

@@ -123,16 +123,19 @@ def test_zero_d_integer_tensors_as_numbers():
     check(lambda t, x, i: [10, 20, 30][i], (), i)
 
 
-@pytest.mark.cpu  # where NumPy's arrays are
+@pytest.mark.cpu("NumPy's arrays are there")
 def test_numpy_interoperates():
     x = tensor([[1.0, 2.0], [3.0, 4.0]])
     np.testing.assert_array_equal(np.asarray(x), [[1, 2], [3, 4]])
     assert np.asarray(x).dtype == np.float32
     np.testing.assert_array_equal(x.numpy(), [[1, 2], [3, 4]])
-    check(lambda t, x: x * np.float32(2), (3,))
-    check_error(RuntimeError, lambda t, x: x.numpy(), (3,))  # it requires a gradient
-    check_error(TypeError, lambda t: t.from_numpy([1.0, 2.0]))
     check(lambda t, x: x.numpy().sum().item(), np.arange(3))
+    check_error(TypeError, lambda t: t.from_numpy([1.0, 2.0]))
+
+
+def test_a_number_of_numpy_s_and_no_array_with_a_gradient():
+    check(lambda t, x: x * np.float32(2), (3,))
+    check_error(RuntimeError, lambda t, x: x.numpy(), (3,))
 
 
 # ---- repr ----------------------------------------------------------------------------------------
@@ -145,7 +148,7 @@ def spelled(text):
     )
 
 
-@pytest.mark.cpu  # which the text does not name
+@pytest.mark.cpu("the text does not name it")
 @pytest.mark.parametrize(
     "make",
     [

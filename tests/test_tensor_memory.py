@@ -178,7 +178,7 @@ def test_copies_do_not(name):
     assert not np.may_share_memory(memory(copy), memory(x))
 
 
-@pytest.mark.cpu  # where NumPy's arrays are
+@pytest.mark.cpu("NumPy's arrays are there")
 def test_numpy_and_from_numpy_share_tensor_copies():
     array = np.zeros(3, np.float32)
     shared, copied = tensorlib.from_numpy(array), tensor(array)

@@ -84,7 +84,7 @@ def calls(function):
     return found
 
 
-@pytest.mark.cpu  # an operation makes more calls on a GPU
+@pytest.mark.cpu("the calls of an operation there")
 def test_off_it_adds_no_call_to_an_operation():
     """Nothing in this list is an observer's."""
     x, y = ours(normal(2, 3)), ours(normal(2, 3))
@@ -132,7 +132,7 @@ def test_flops_of_a_gpt(layers, T, C, H, options):
     assert sum(r.flops for r in t.operations) == 2 * T * (6 * N + 12 * layers * C * T)
 
 
-@pytest.mark.cpu  # whose attention leaves it out
+@pytest.mark.cpu("its attention leaves half of the scores out")
 @pytest.mark.parametrize("T", [192, 200])
 def test_flops_of_a_gpt_where_the_masked_half_is_left_out(T):
     """Blocks of 64 rows compute the columns up to their end: 64² (1 + 2 + 3) and so on."""

@@ -268,7 +268,7 @@ def test_in_pieces(lengths, causal):
 
 
 @OURS
-@pytest.mark.cpu
+@pytest.mark.cpu("the pieces of its kernel")
 @pytest.mark.usefixtures("in_pieces")
 def test_dropout_in_pieces():
     """PyTorch's softmax, product and sums, with the weights dropped that the bits say."""

@@ -216,7 +216,7 @@ def test_parameter():
     same(run)
 
 
-@pytest.mark.cpu  # which the text does not name
+@pytest.mark.cpu("the text does not name it")
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_parameter_as_text(trained):
     same(lambda t: repr(t.nn.Parameter(t.tensor([1.0, 2.0]), requires_grad=trained)))

@@ -312,7 +312,7 @@ def test_refusal(exception, fn, match):
     check_error(exception, fn, match=match)
 
 
-@pytest.mark.cpu
+@pytest.mark.cpu("the blocks of its kernel")
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
 def test_a_long_vector_is_updated_in_blocks(name, monkeypatch):
     """By several threads, every element once."""
