@@ -4,8 +4,10 @@ and the profiles of hypothesis.
 `HYPOTHESIS_PROFILE=explore python -m pytest tests/test_properties.py` looks for new
 counterexamples; the default draws the same programs every time.
 
-`python -m pytest --device cuda` computes on a GPU what `harness.check` checks, with `--kernels
-fused` by the fused kernels; `--device cuda-emulated` does so on `cuda/fake_cupy.py`, without a GPU.
+`python -m pytest --device cuda` has the tests of tensorlib, and of the model, compute on a GPU, with
+`--kernels fused` by the fused kernels; `--device cuda-emulated` does so on `cuda/fake_cupy.py`,
+without a GPU. A test that has made no array there counts as skipped, and what `mark.cpu` says is
+about the CPU is skipped with its reason: what passes has passed on that device.
 """
 
 import contextlib
@@ -60,17 +62,25 @@ def _unprepared():
         threadpool_limits(1, "blas")
 
 
+@pytest.fixture
+def there():
+    """With --device, `tensorlib.zeros` and its like make their tensors there, as do all modules."""
+    with contextlib.nullcontext() if harness.device == "cpu" else harness.tensors_made_there():
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _there(request):
-    """With --device, tests of tensorlib make their tensors there; others say where they compute."""
+def _device(request):
+    """With --device, the tests of tensorlib are `there`; others ask for it, or say where."""
     use_fused(request.config.getoption("--kernels") == "fused")  # whatever a test before has said
     if harness.device == "cpu":
         yield
         return
-    with allocations() as request.node.allocated, contextlib.ExitStack() as stack:
+    with allocations() as request.node.allocated:
         if folder(request.node) not in ("cuda", "gpt", "lessons"):
-            stack.enter_context(harness.tensors_made_there())
+            request.getfixturevalue("there")
         yield
+        harness.tensorlib.cuda.synchronize()  # which tells of an index that was out of range
 
 
 def folder(item):

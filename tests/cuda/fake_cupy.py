@@ -339,7 +339,7 @@ OPERATORS = """add and:bitwise_and matmul mod:remainder mul:multiply or:bitwise_
 IN_PLACE = OPERATORS.replace(" matmul", "")  # no x @= y
 COMPARISONS = "eq:equal ge:greater_equal gt:greater le:less_equal lt:less ne:not_equal"
 DTYPES = "float16 float32 float64 int32 int64 uint8 uint16 uint32 uint64 bool_"
-SCATTERED = "int32 int64 uint32 uint64 float16 float32 float64".split()  # what add.at adds
+SCATTERED = ("int32", "int64", "uint32", "uint64", "float16", "float32", "float64")  # of add.at
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 JOINING = ("concatenate", "stack")
 # In a capture: CuPy refuses its own cuBLAS; its sorting waits for the device inside.
