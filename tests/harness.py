@@ -242,7 +242,7 @@ def memory(output):
     """The array in which a tensor's numbers are, on its device; None for anything else."""
     if not hasattr(output, "requires_grad"):
         return None
-    return output.array if isinstance(output, tensorlib.Tensor) else output.detach().numpy()
+    return output.array if hasattr(output, "array") else output.detach().numpy()
 
 
 def share_memory(x, y):
