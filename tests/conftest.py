@@ -4,10 +4,10 @@ and the profiles of hypothesis.
 `HYPOTHESIS_PROFILE=explore python -m pytest tests/test_properties.py` looks for new
 counterexamples; the default draws the same programs every time.
 
-`python -m pytest --device cuda` has the tests of tensorlib, and of the model, compute on a GPU, with
-`--kernels fused` by the fused kernels; `--device cuda-emulated` does so on `cuda/fake_cupy.py`,
-without a GPU. A test that has made no array there counts as skipped, and what `mark.cpu` says is
-about the CPU is skipped with its reason: what passes has passed on that device.
+`python -m pytest --device cuda` has the tests of tensorlib, and of the model, compute on a GPU,
+with `--kernels fused` by the fused kernels; `--device cuda-emulated` does so on
+`cuda/fake_cupy.py`, without a GPU. A test that has made no array there counts as skipped, and what
+`mark.cpu` says is about the CPU is skipped with its reason: what passes has passed on that device.
 """
 
 import contextlib
