@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from harness import tensorlib
+from harness import tensorlib, to_array
 
 BOTH = (torch, tensorlib)
 
@@ -15,7 +15,7 @@ def same(fn):
 
 
 def arrays(state):
-    return {name: value.detach().numpy() for name, value in state.items()}
+    return {name: to_array(value) for name, value in state.items()}
 
 
 def assert_close(ours, theirs, rtol=1e-5, atol=1e-6):

@@ -4,12 +4,16 @@ and the profiles of hypothesis.
 `HYPOTHESIS_PROFILE=explore python -m pytest tests/test_properties.py` looks for new
 counterexamples; the default draws the same programs every time.
 
-`python -m pytest --device cuda` computes on a GPU what `harness.check` checks, with `--kernels
-fused` by the fused kernels; `--device cuda-emulated` does so on `cuda/fake_cupy.py`, without a GPU.
+`python -m pytest --device cuda` has the tests of tensorlib, and of the model, compute on a GPU,
+with `--kernels fused` by the fused kernels; `--device cuda-emulated` does so on
+`cuda/fake_cupy.py`, without a GPU. A test that has made no array there counts as skipped, and what
+`mark.cpu` says is about the CPU is skipped with its reason: what passes has passed on that device.
 """
 
+import contextlib
 import gc
 import os
+from pathlib import Path
 
 import fake_cupy
 import harness
@@ -43,8 +47,6 @@ def pytest_configure(config):
     if name == "cuda-emulated":
         fake_cupy.install()
     harness.device = name.removesuffix("-emulated")
-    if config.getoption("--kernels") == "fused":
-        use_fused()
 
 
 def pytest_collection_finish():
@@ -60,9 +62,63 @@ def _unprepared():
         threadpool_limits(1, "blas")
 
 
+@pytest.fixture
+def there():
+    """With --device, `tensorlib.zeros` and its like make their tensors there, as do all modules."""
+    with contextlib.nullcontext() if harness.device == "cpu" else harness.tensors_made_there():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _device(request):
+    """With --device, the tests of tensorlib are `there`; others ask for it, or say where."""
+    use_fused(request.config.getoption("--kernels") == "fused")  # whatever a test before has said
+    if harness.device == "cpu":
+        yield
+        return
+    with allocations() as request.node.allocated:
+        if folder(request.node) not in ("cuda", "gpt", "lessons"):
+            request.getfixturevalue("there")
+        yield
+        harness.tensorlib.cuda.synchronize()  # which tells of an index that was out of range
+
+
+def folder(item):
+    """The folder of tests/ in which a test is, or its file."""
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
+def allocations():
+    """A context in which the sizes of all arrays that are made on the device go into a list."""
+    import cupy
+
+    class Hook(cupy.cuda.MemoryHook):
+        name = "allocations"
+
+        def __enter__(self):
+            super().__enter__()
+            self.sizes = []
+            return self.sizes
+
+        def malloc_postprocess(self, **malloc):
+            self.sizes.append(malloc["size"])
+
+    return Hook()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test that has made no array on the device has shown nothing of it: it counts as skipped."""
+    report = yield
+    tells = harness.device != "cpu" and folder(item) != "cuda"
+    if tells and call.when == "call" and report.passed and not item.allocated:
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), item.location[1], "Skipped: made no array on the device")
+    return report
+
+
 def pytest_collection_modifyitems(config, items):
     if harness.device != "cpu":
-        skip = pytest.mark.skip(reason="this is about the CPU, and the tests run on a GPU")
         for item in items:
-            if item.get_closest_marker("cpu"):
-                item.add_marker(skip)
+            if mark := item.get_closest_marker("cpu"):
+                item.add_marker(pytest.mark.skip(reason=f"about the CPU: {mark.args[0]}"))

@@ -26,6 +26,7 @@ on the stand-in for one (`conftest.py`).
 import importlib
 import itertools
 import os
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -94,6 +95,19 @@ def _finish(t, _result):
         t.cuda.synchronize()
 
 
+@contextmanager
+def tensors_made_there():
+    """Inside, `tensorlib.zeros` and its like make their tensors on `device` unless told otherwise,
+    as with `torch.set_default_device`. What shares memory with NumPy is on the CPU all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        creation = tensorlib.creation
+        patch.setattr(creation.tensor, "__defaults__", (None, device, False))
+        for function in vars(creation).values():
+            if "device" in (getattr(function, "__kwdefaults__", None) or {}):
+                patch.setitem(function.__kwdefaults__, "device", device)
+        yield
+
+
 # ---- inputs --------------------------------------------------------------------------------------
 
 
@@ -128,7 +142,7 @@ def strided(array):
 def leaf(t, array, requires_grad):
     """A tensor of library `t` on the memory of `array`, or on a copy where ours has a device."""
     tensor = t.from_numpy(np.asarray(array))
-    if device != "cpu" and t is tensorlib:
+    if device != "cpu" and t is not torch:
         tensor = on_device(array)
     return tensor.requires_grad_() if requires_grad else tensor
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from harness import tensorlib
+from harness import tensorlib, to_array
 
 only_ours = pytest.mark.skipif(tensorlib is torch, reason="a contract of tensorlib, not of PyTorch")
 tensor, no_grad, grad = tensorlib.tensor, tensorlib.no_grad, tensorlib.autograd.grad
@@ -14,7 +14,7 @@ def leaf(*values, **options):
 
 
 def same(our, their):
-    np.testing.assert_allclose(our.detach().numpy(), their.detach().numpy(), rtol=1e-6)
+    np.testing.assert_allclose(to_array(our), to_array(their), rtol=1e-6)
 
 
 def both(fn):

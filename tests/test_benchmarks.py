@@ -18,6 +18,7 @@ import fake_cupy
 import numpy as np
 import pytest
 import torch
+from harness import to_array
 
 import tensorlib
 from benchmarks import __main__ as benchmarks
@@ -336,7 +337,7 @@ def test_pytorchs_model_is_ours(attention, switches):
     config = dataclasses.replace(TINY.model, dropout=0.0, **switches)
     ours = GPT(config)
     theirs = pytorch_gpt.GPT(config, getattr(pytorch_gpt, attention))
-    state = {name: torch.tensor(p.numpy()) for name, p in ours.state_dict().items()}
+    state = {name: torch.tensor(to_array(p)) for name, p in ours.state_dict().items()}
     if attention == "MultiHeadAttention":
         for i in range(config.n_layer):
             qkv = state.pop(f"h.{i}.attn.c_attn.weight").chunk(3)
@@ -347,13 +348,14 @@ def test_pytorchs_model_is_ours(attention, switches):
     theirs.load_state_dict(state)
     idx = torch.randint(65, (2, 9), generator=torch.Generator().manual_seed(0))
     x, y = idx[:, :-1], idx[:, 1:]
-    logits, loss = ours(*(tensorlib.from_numpy(i.numpy().copy()) for i in (x, y)))
+    logits, loss = ours(*(tensorlib.tensor(i.numpy()) for i in (x, y)))
     loss.backward()
     their_loss = theirs(x, y)
     their_loss.backward()
     assert loss.item() == pytest.approx(their_loss.item(), rel=1e-6)
-    torch.testing.assert_close(torch.tensor(ours.wte.weight.grad.numpy()), theirs.wte.weight.grad)
-    torch.testing.assert_close(torch.tensor(logits.detach().numpy())[:, -1], theirs.eval()(x))
+    gradient = torch.tensor(to_array(ours.wte.weight.grad))
+    torch.testing.assert_close(gradient, theirs.wte.weight.grad)
+    torch.testing.assert_close(torch.tensor(to_array(logits))[:, -1], theirs.eval()(x))
     assert sum(p.numel() for p in theirs.parameters()) == ours.num_parameters()
     assert theirs.generate(x[:, :1], 9).shape == (2, 10)
 

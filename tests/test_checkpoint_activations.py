@@ -8,14 +8,12 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from harness import check
+from harness import check, to_array
 
 import tensorlib
 from tensorlib import autograd, nn
 from tensorlib.grad_mode import mode
 from tensorlib.utils.checkpoint import checkpoint
-
-pytestmark = pytest.mark.cpu
 
 
 def again(t, function, *args, **kwargs):
@@ -62,7 +60,7 @@ def results(wrap, counted):
         loss.backward()
         after = tensorlib.nn.functional.dropout(tensorlib.ones(50), 0.5)
     gradients = [p.grad for p in [x, *model.parameters()]]
-    return [value.numpy() for value in (loss.detach(), following, after, *gradients)]
+    return [to_array(value) for value in (loss.detach(), following, after, *gradients)]
 
 
 @pytest.mark.parametrize("counted", [False, True], ids=["manual_seed", "counter"])
@@ -79,15 +77,16 @@ def test_parameters_get_pytorchs_gradients():
         torch.nn.Linear(8, 32), torch.nn.GELU(), torch.nn.Identity(), torch.nn.LayerNorm(32),
         torch.nn.Linear(32, 8),
     )  # fmt: skip
-    theirs.load_state_dict({k: torch.from_numpy(v.numpy()) for k, v in ours.state_dict().items()})
+    theirs.load_state_dict({k: torch.from_numpy(to_array(v)) for k, v in ours.state_dict().items()})
     x = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     for t, model in ((tensorlib, ours), (torch, theirs)):
-        y = again(t, model, again(t, model, t.from_numpy(x)))  # the input wants no gradient
+        y = again(t, model, again(t, model, t.tensor(x)))  # the input wants no gradient
         (y * y).sum().backward()
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-        np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(to_array(p.grad), to_array(q.grad), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.cpu("tracemalloc sees its memory")
 def test_only_what_it_got_is_kept_and_freed_again():
     """Ten layers of 16 functions: kept is one array each, and while one is computed again, its."""
     n, layers, functions = 50_000, 10, 16
@@ -143,9 +142,9 @@ def test_a_second_backward_is_an_error_unless_the_graph_is_retained():
     x = tensorlib.ones(3, requires_grad=True)
     y = checkpoint(function, x).sum()
     y.backward(retain_graph=True)
-    first = x.grad.numpy().copy()
+    first = to_array(x.grad).copy()
     y.backward()
-    np.testing.assert_array_equal(x.grad.numpy(), 2 * first)
+    np.testing.assert_array_equal(to_array(x.grad), 2 * first)
     assert len(calls) == 3
     with pytest.raises(RuntimeError, match="retain_graph=True"):
         y.backward()
@@ -175,7 +174,7 @@ def test_backward_in_another_mode_and_thread():
     thread = threading.Thread(target=backward)
     thread.start()
     thread.join()
-    np.testing.assert_allclose(x.grad.numpy(), np.full(3, 2 * np.e), rtol=1e-6)
+    np.testing.assert_allclose(to_array(x.grad), np.full(3, 2 * np.e), rtol=1e-6)
 
 
 def test_autocast_is_as_it_was():
@@ -219,7 +218,7 @@ def test_grad_of_an_inner_tensor_and_only_what_is_asked_for():
     w = tensorlib.full((3,), 2.0, requires_grad=True)
     y = checkpoint(lambda x: (x * w).sin(), x.exp())
     (gradient,) = autograd.grad(y.sum(), [w])
-    np.testing.assert_allclose(gradient.numpy(), np.e * np.cos(2 * np.e), rtol=1e-5)
+    np.testing.assert_allclose(to_array(gradient), np.e * np.cos(2 * np.e), rtol=1e-5)
 
 
 def test_the_older_way_is_refused():

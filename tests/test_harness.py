@@ -111,7 +111,7 @@ def test_an_input_that_is_changed():
     def wrong(x):
         y = x.exp()
         with tensorlib.no_grad():
-            x.detach().numpy()[0] = 0.0
+            x.detach()[0] = 0.0
         return y
 
     turns_red("input 0 was changed", lambda t, x: t.exp(x) * 1, (3,), library=broken(exp=wrong))

@@ -48,6 +48,7 @@ def same(cell, other):
     return float(cell) == pytest.approx(float(other), rel=0.15) if all(norms) else cell == other
 
 
+@pytest.mark.cpu("the page shows what it prints")
 def test_the_page_shows_what_comes_out():
     names, shown = {}, 0
     for block in BLOCK.finditer(PAGE.read_text(encoding="utf-8")):

@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from harness import to_array
 
 TEXT = """To write a thing that learns to write, begin with what it reads: letters, one after the
 other, and nothing else. It counts which letter follows which; it forgets; it is corrected.
@@ -41,9 +42,16 @@ def both(fn):
 
 
 def same(fn):
-    expected, got = both(fn)
+    expected, got = map(without_devices, both(fn))
     assert got == expected
     return got
+
+
+def without_devices(result):
+    """What tensors look like on the CPU, which they do not name."""
+    if isinstance(result, (tuple, list)):
+        return type(result)(map(without_devices, result))
+    return re.sub(r",\s+device='cuda:0'", "", result) if isinstance(result, str) else result
 
 
 # ---- the two scripts ----------------------------------------------------------------------------
@@ -320,7 +328,7 @@ def test_the_toy_matrices(weights, product):
             a = a / torch.sum(a, 1, keepdim=True)
         b = torch.randint(0, 10, (3, 2)).float()
         c = a @ b
-        assert np.array(product) == pytest.approx(c.numpy(), rel=1e-6)
+        assert np.array(product) == pytest.approx(to_array(c), rel=1e-6)
         return [repr(m) for m in (a, b, c)]
 
     same(cells)
@@ -359,7 +367,7 @@ def test_one_head_step_by_step():
         wei = F.softmax(wei.masked_fill(tril == 0, float("-inf")), dim=-1)
         out = wei @ value(x)
         assert out.shape == (B, T, size)
-        return wei[0].detach().numpy(), out.detach().numpy()
+        return to_array(wei[0]), to_array(out)
 
     for a, b in zip(*both(cells), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6)

@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"^```(python)?\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.cpu,
+    pytest.mark.cpu("the page shows what it prints"),
     pytest.mark.skipif(sys.platform == "win32", reason="its commands are for a POSIX shell"),
 ]
 

@@ -21,6 +21,7 @@ import numpy as np
 import tensorlib
 
 from .. import device as devices
+from ..kernels import use_fused
 from . import table
 from .case import Case, Results, Training, short
 from .cases import SECTIONS
@@ -61,6 +62,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--device", choices=["cpu", "gpu", "cuda"], default="cpu", help=text)
     text = "what to compute in; the witnesses always take float64 (default: float64)"
     add("--dtype", choices=["float64", "float32"], default="float64", help=text)
+    text = "on a GPU: array operations, or our own kernels, in float32 (default: plain)"
+    add("--kernels", choices=["plain", "fused"], default="plain", help=text)
     add("--markdown", action="store_true", help="print the table in Markdown")
     text = f"keep PyTorch's values in {RECORDED.name}, for machines without it"
     add("--record", action="store_true", help=text)
@@ -96,6 +99,11 @@ def check(options: argparse.Namespace) -> int:
         devices.check(device := devices.canonical(options.device))
     except RuntimeError as error:
         raise UsageError(f"--device {options.device}: {error}") from None
+    if options.kernels == "fused":
+        if device == "cpu" or options.dtype != "float32":
+            raise UsageError("--kernels fused needs --device gpu --dtype float32")
+        use_fused()
+    where = f"{device}, by fused kernels" if options.kernels == "fused" else device
     pytorch = PyTorch()
     start = time.perf_counter()
     rows: list[table.Row] = []
@@ -109,7 +117,7 @@ def check(options: argparse.Namespace) -> int:
     differences, theirs = (_allowed(options.dtype, w) for w in ("differences", "PyTorch"))
     print(
         f"\n{len(cases)} case{'s' * (len(cases) != 1)}, {len(failed)} failed, in {seconds:.1f} s. "
-        f"Ours: {options.dtype} on {device}; expected: finite differences in float64, and "
+        f"Ours: {options.dtype} on {where}; expected: finite differences in float64, and "
         f"{pytorch.title}.\nEach line shows its worst element: d x[1, 2] is the gradient of "
         f"x[1, 2]. Allowed is {differences} for differences\n(in training {Training.slack} times "
         f"that), {theirs} for PyTorch."

@@ -155,6 +155,8 @@ class ndarray:  # noqa: N801
     def __setitem__(self, index, value):
         if isinstance(value, np.ndarray) and value.ndim:
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
+        if isinstance(value, (list, tuple)) and not _arrays_in(index):
+            raise TypeError("a list cannot be used for fill")  # nor a nested one
         value = value._values if type(value) is ndarray else value
         count.launches["x[…] = …"] += 1
         values = self._values
@@ -273,6 +275,8 @@ def _unwrap(x, found):
 
 def _add_at(x, index, value):
     fake_graph.refuse("add.at")
+    if x.dtype.name not in SCATTERED:
+        raise TypeError(f"scatter_add does not support {x.dtype}")
     np.add.at(x._values, x._index(index, "add.at"), getattr(value, "_values", value))
 
 
@@ -326,14 +330,16 @@ SIGNATURES = {
 }
 # … its functions of every element (which take out=, where=, casting=, dtype=), and methods.
 UFUNCS = """absolute add bitwise_and bitwise_or bitwise_xor copysign cos divide equal exp greater
-    greater_equal invert isfinite less less_equal log log1p logical_and logical_not logical_or
-    matmul maximum minimum multiply negative not_equal power remainder right_shift sin sqrt square
-    subtract tanh true_divide"""
+    greater_equal invert isfinite isinf isnan less less_equal log log1p logical_and logical_not
+    logical_or matmul maximum minimum multiply negative not_equal power remainder right_shift sin
+    sqrt square subtract tanh true_divide"""
 METHODS = "all any argmax argmin argsort cumsum max mean min ravel squeeze sum swapaxes"
 OPERATORS = """add and:bitwise_and matmul mod:remainder mul:multiply or:bitwise_or pow:power
     rshift:right_shift sub:subtract truediv:true_divide xor:bitwise_xor"""
+IN_PLACE = OPERATORS.replace(" matmul", "")  # no x @= y
 COMPARISONS = "eq:equal ge:greater_equal gt:greater le:less_equal lt:less ne:not_equal"
 DTYPES = "float16 float32 float64 int32 int64 uint8 uint16 uint32 uint64 bool_"
+SCATTERED = ("int32", "int64", "uint32", "uint64", "float16", "float32", "float64")  # of add.at
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 JOINING = ("concatenate", "stack")
 # In a capture: CuPy refuses its own cuBLAS; its sorting waits for the device inside.
@@ -571,7 +577,8 @@ for _name, _, _ufunc in (t.partition(":") for t in (OPERATORS + " " + COMPARISON
     _ufunc = getattr(cupy, _ufunc or _name)
     setattr(ndarray, f"__{_name}__", _operator(_ufunc))
     setattr(ndarray, f"__r{_name}__", _operator(_ufunc, reflected=True))
-    setattr(ndarray, f"__i{_name}__", _in_place(_ufunc))
+for _name, _, _ufunc in (t.partition(":") for t in IN_PLACE.split()):
+    setattr(ndarray, f"__i{_name}__", _in_place(getattr(cupy, _ufunc or _name)))
 ndarray.__neg__, ndarray.__invert__ = _method("negative"), _method("invert")
 ndarray.__abs__ = _method("absolute")
 

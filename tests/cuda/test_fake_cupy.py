@@ -45,6 +45,9 @@ def test_numpy_functions_compute_on_the_device(x):
         lambda x: x.__setitem__(0, X[0]),
         lambda x: np.where(False, x, x * 2),
         lambda x: x.astype(np.uint16) >= 65536,
+        lambda x: x.__setitem__(0, [1.0, 2.0, 3.0]),
+        lambda x: np.add.at(x.astype(fake_cupy.BFLOAT16), asarray([0]), 1.0),
+        lambda x: x.__imatmul__(x),
     ],
 )
 def test_what_cupy_refuses(x, mistake):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tensorlib import random
+from tensorlib.bounds import raise_kept
 from tensorlib.kernels import compiling, cpu, gpu
 
 pytestmark = pytest.mark.skipif(emulator.missing is not None, reason=str(emulator.missing))
@@ -247,6 +248,9 @@ def test_indices_out_of_range_become_nan():
     ignored = on_device(np.zeros(3, bool))
     losses, _ = gpu.cross_entropy(on_device(normal(3, 5)), index, ignored, 0.0)
     assert np.isnan(losses.get()).tolist() == [False, True, True]
+    with pytest.raises(IndexError, match="-1 is out of range for 5"):  # kept for whoever waits
+        raise_kept()
+    raise_kept()  # and forgotten
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from harness import to_array
 from transformers import GPT2Config
 
 import tensorlib
@@ -11,6 +12,7 @@ from gpt.fast.decode import decode
 from gpt.generate import Text, draw, encode_prompt, generate, generate_text, generate_texts
 from gpt.tokenizer import END_OF_TEXT, BPETokenizer, BytesTokenizer, CharTokenizer
 
+pytestmark = pytest.mark.usefixtures("there")
 GREEDY = Sampling(temperature=0)
 
 
@@ -26,7 +28,7 @@ def model():
 
 def tokens(model, start, n, sampling=GREEDY, seed=0, **options):
     idx = tensorlib.tensor(start)
-    return np.hstack([t.numpy() for t in generate(model, idx, n, sampling, seed, **options)])
+    return np.hstack([to_array(t) for t in generate(model, idx, n, sampling, seed, **options)])
 
 
 @pytest.mark.parametrize("length", [1, 5, 15, 16, 17, 30])
@@ -40,7 +42,7 @@ def test_greedy_text_is_the_same_without_a_cache_far_beyond_the_context(model, l
     with model.evaluating(), tensorlib.no_grad():
         for column in cached.T:  # and it is the likeliest token each time
             logits, _ = model(tensorlib.tensor(idx[:, -16:]))
-            assert (logits[:, -1].argmax(1).numpy() == column).all()
+            assert (to_array(logits[:, -1].argmax(1)) == column).all()
             idx = np.hstack([idx, column[:, None]])
 
 

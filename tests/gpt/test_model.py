@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from harness import to_array
 from torch.nn import functional
 
 import tensorlib
@@ -14,6 +15,7 @@ from gpt.training import make_optimizer
 from tensorlib import nn
 from tensorlib.optim.lr_scheduler import warmup_cosine
 
+pytestmark = pytest.mark.usefixtures("there")
 SMALL = {"vocab_size": 11, "block_size": 8, "n_layer": 3, "n_head": 2, "n_embd": 12}
 VARIANTS = {
     "video": {},
@@ -67,8 +69,8 @@ def twins(config, seed=0):
     rng = np.random.default_rng(seed)
     leaves = {}
     for p in model.parameters():  # larger weights and no zeros: every path matters
-        p.array[...] = rng.normal(0, 0.3, p.shape)
-        leaves[id(p.array)] = torch.tensor(p.detach().numpy(), requires_grad=True)
+        p.data.copy_(tensorlib.tensor(rng.normal(0, 0.3, p.shape)))
+        leaves[id(p.array)] = torch.tensor(to_array(p), requires_grad=True)
     state = {name: leaves[id(p.array)] for name, p in model.state_dict().items()}
     tokens = rng.integers(0, config.vocab_size, (20, 2, 3, config.block_size))
     return model, state, tokens
@@ -76,7 +78,7 @@ def twins(config, seed=0):
 
 def close(ours, theirs, tolerance):
     """Within `tolerance` of the largest value there."""
-    theirs = theirs.detach().numpy()
+    theirs = to_array(theirs)
     return np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
 
 
@@ -90,16 +92,16 @@ def test_loss_and_every_gradient_are_pytorchs(variant):
     loss.backward()
     their_loss.backward()
     assert logits.shape == (3, 8, 11)
-    assert close(logits.detach().numpy(), theirs, 1e-5)
+    assert close(to_array(logits), theirs, 1e-5)
     assert close(loss.item(), their_loss, 1e-6)
     named = dict(model.named_parameters())
     assert named
     for name, p in named.items():
         if name.endswith("c_attn.bias"):  # the keys' share is 0 but for rounding
-            q_k_v = zip(np.split(p.grad.numpy(), 3), state[name].grad.chunk(3), strict=True)
+            q_k_v = zip(np.split(to_array(p.grad), 3), state[name].grad.chunk(3), strict=True)
             assert all(np.abs(a - b.numpy()).max() < 1e-6 for a, b in q_k_v)
         else:
-            assert close(p.grad.numpy(), state[name].grad, 1e-5), name
+            assert close(to_array(p.grad), state[name].grad, 1e-5), name
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -135,7 +137,7 @@ def test_20_steps_with_clipping_and_schedule_stay_with_pytorch(variant):
         their_optimizer.step()
     for name, p in model.named_parameters():
         if not name.endswith("c_attn.bias"):  # Adam makes steps of the keys' rounding errors
-            assert close(p.detach().numpy(), state[name], 1e-4), name
+            assert close(to_array(p), state[name], 1e-4), name
 
 
 def test_the_videos_parameter_count():
@@ -176,7 +178,7 @@ def test_initial_weights():
     tensorlib.manual_seed(0)
     state = GPT(GPTConfig(n_layer=8, scaled_init=True)).state_dict()
     for name, p in state.items():
-        x = p.numpy()
+        x = to_array(p)
         if name.endswith("bias"):
             assert (x == 0).all(), name
         elif ".ln_" in name or name.startswith("ln_"):
@@ -198,7 +200,7 @@ def test_no_position_sees_a_later_one():
     x = tokens[0, 0]
     changed = x.copy()
     changed[:, 5] = (x[:, 5] + 1) % 11
-    a, b = (model(tensorlib.tensor(t))[0].detach().numpy() for t in (x, changed))
+    a, b = (to_array(model(tensorlib.tensor(t))[0]) for t in (x, changed))
     np.testing.assert_array_equal(a[:, :5], b[:, :5])
     assert (a[:, 5:] != b[:, 5:]).any(axis=-1).all()
 
@@ -217,7 +219,7 @@ def test_a_context_that_is_too_long():
 @pytest.mark.parametrize("token", [-1, 11])
 def test_a_token_that_does_not_exist(token):
     with pytest.raises(IndexError, match=str(token)):
-        GPT(GPTConfig(**SMALL))(tensorlib.tensor([[0, token]]))
+        GPT(GPTConfig(**SMALL))(tensorlib.tensor([[0, token]]))[0].tolist()  # waits for a GPU
 
 
 def test_a_tied_head_is_one_weight_without_a_bias():
@@ -225,7 +227,7 @@ def test_a_tied_head_is_one_weight_without_a_bias():
     assert model.lm_head.weight is model.wte.weight
     assert model.lm_head.bias is None
     model(tensorlib.tensor([[1]]), tensorlib.tensor([[2]]))[1].backward()
-    assert (model.wte.weight.grad.numpy()[5] != 0).any()  # by the head: token 5 was no input
+    assert (to_array(model.wte.weight.grad)[5] != 0).any()  # by the head: token 5 was no input
 
 
 def test_dropout_in_three_places_as_a_function_of_seed_and_step():
@@ -235,7 +237,7 @@ def test_dropout_in_three_places_as_a_function_of_seed_and_step():
 
     def logits(seed, step):
         with tensorlib.random.counter(seed, 2, step):
-            return model(x)[0].detach().numpy()
+            return to_array(model(x)[0])
 
     np.testing.assert_array_equal(logits(1, 1), logits(1, 1))
     assert (logits(1, 1) != logits(1, 2)).any()

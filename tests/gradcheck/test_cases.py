@@ -16,7 +16,6 @@ from tensorlib.kernels import cpu
 
 command = importlib.import_module("tensorlib.gradcheck.__main__")
 CASES = [case for section in cases.SECTIONS.values() for case in section]
-pytestmark = pytest.mark.cpu
 
 
 # ---- the list of cases --------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 
+import emulator
 import fake_cupy
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from tensorlib.gradcheck import cases
 
 command = importlib.import_module("tensorlib.gradcheck.__main__")
 CASES = [case for section in cases.SECTIONS.values() for case in section]
-pytestmark = pytest.mark.cpu
 
 
 @pytest.mark.slow
@@ -39,6 +39,18 @@ def test_on_a_gpu(capsys):
     assert "on cuda" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(emulator.missing is not None, reason=str(emulator.missing))
+def test_the_fused_kernels(capsys):
+    names = ["layer_norm", "gelu", "embedding", "cross_entropy", "AdamW"]
+    with fake_cupy.installed():
+        fake_cupy.count.launches.clear()
+        flags = ["--device", "gpu", "--dtype", "float32", "--kernels", "fused"]
+        assert command.main([w for n in names for w in ("--op", n)] + flags) == 0
+    assert "float32 on cuda, by fused kernels" in capsys.readouterr().out
+    kernels = {"layer_norm", "layer_norm_backward", "gelu", "embedding", "cross_entropy", "adam"}
+    assert kernels <= fake_cupy.count.launches.keys()
+
+
 def test_without_a_gpu(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     tensorlib.device._cupy.cache_clear()
@@ -59,6 +71,7 @@ def test_a_name_is_also_that_of_its_layer_and_function(capsys):
         (["--op", "sofmax"], "error: there is no 'sofmax' to check; did you mean softmax?"),
         (["--devise", "cpu"], "error: unknown '--devise'; did you mean --device?"),
         (["--dtype", "float8"], "invalid choice: 'float8'"),
+        (["--kernels", "fused"], "error: --kernels fused needs --device gpu --dtype float32"),
     ],
 )
 def test_mistakes_are_one_line(capsys, arguments, message):

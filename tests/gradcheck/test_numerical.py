@@ -11,8 +11,6 @@ from tensorlib import autograd, nn
 from tensorlib.autograd import operation
 from tensorlib.gradcheck import GradcheckError
 
-pytestmark = pytest.mark.cpu
-
 
 def leaf(*shape, t=tensorlib):
     values = np.random.default_rng(0).uniform(0.5, 2, shape)

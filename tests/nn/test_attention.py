@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from harness import check, check_error, leaf, mask, tensorlib
+from harness import check, check_error, leaf, mask, tensorlib, to_array
 
 from tensorlib.kernels import cpu_attention
 
@@ -168,16 +168,16 @@ def dropped(t_, n=64, seed=3, p=0.25, causal=False, values=None, leaves=()):
 def test_dropout_drops_weights_and_scales_the_rest():
     """With equal scores and v the identity, the output is the weights themselves."""
     n, p = 64, 0.25
-    weights = dropped(tensorlib, n, p=p).numpy() * n
+    weights = dropped(tensorlib, n, p=p).cpu().numpy() * n
     assert set(np.unique(weights)) == {np.float32(0), np.float32(1 / (1 - p))}
     bound = 5 * math.sqrt(p * (1 - p) * weights.size)
     assert abs((weights == 0).sum() - p * weights.size) < bound
-    causal = dropped(tensorlib, n, p=p, causal=True).numpy()
+    causal = dropped(tensorlib, n, p=p, causal=True).cpu().numpy()
     assert (causal[:, ~np.tril(np.ones((n, n), bool))] == 0).all()
 
 
 def test_dropout_follows_the_seed():
-    first, again, other = (dropped(tensorlib, seed=s).numpy() for s in (1, 1, 2))
+    first, again, other = (dropped(tensorlib, seed=s).cpu().numpy() for s in (1, 1, 2))
     assert (first == again).all()
     assert (first != other).any()
 
@@ -187,7 +187,7 @@ def test_dropout_is_a_function_inside_a_counter():
     results = []
     for seed, step in [(1, 7), (2, 7), (3, 8)]:  # dropped() seeds the other generator, in vain
         with tensorlib.random.counter(0, 0, step):
-            results.append(dropped(tensorlib, seed=seed).numpy())
+            results.append(dropped(tensorlib, seed=seed).cpu().numpy())
     assert (results[0] == results[1]).all()
     assert (results[0] != results[2]).any()
 
@@ -199,7 +199,7 @@ def test_dropout_gradients_use_the_mask(causal):
     q, k, v, up = (rng.standard_normal((4, n, 8)) for _ in range(4))
 
     # The mask does not depend on the values, so one extra call reads it off.
-    keep = dropped(tensorlib, n, p=p).numpy() != 0
+    keep = dropped(tensorlib, n, p=p).cpu().numpy() != 0
     ours = [tensorlib.tensor(a, requires_grad=True) for a in (q, k, v)]
     out = dropped(tensorlib, n, p=p, causal=causal, leaves=ours[:2], values=ours[2])
     out.backward(tensorlib.tensor(up))
@@ -210,9 +210,9 @@ def test_dropout_gradients_use_the_mask(causal):
         scores = scores.masked_fill(~torch.ones(n, n).tril().bool(), -math.inf)
     expected = (torch.softmax(scores, -1) * torch.tensor(keep) / (1 - p)) @ theirs[2]
     expected.backward(torch.tensor(up))
-    np.testing.assert_allclose(out.detach().numpy(), expected.detach().numpy(), rtol=1e-10)
+    np.testing.assert_allclose(to_array(out), to_array(expected), rtol=1e-10)
     for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(to_array(a.grad), to_array(b.grad), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("length", "positions"), [(150, 150), (200, 129), (130, 300), (129, 129)])
@@ -237,9 +237,9 @@ def test_dropout_in_blocks_is_dropout_of_the_whole():
     upstream = rng.standard_normal(y.shape)
     expected.backward(torch.from_numpy(upstream))
     y.backward(tensorlib.tensor(upstream))
-    np.testing.assert_allclose(y.detach().numpy(), expected.detach().numpy(), rtol=1e-10)
+    np.testing.assert_allclose(to_array(y), to_array(expected), rtol=1e-10)
     for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(to_array(a.grad), to_array(b.grad), rtol=1e-9, atol=1e-12)
 
 
 # ---- in pieces -----------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_in_pieces(lengths, causal):
 
 
 @OURS
-@pytest.mark.cpu
+@pytest.mark.cpu("the pieces of its kernel")
 @pytest.mark.usefixtures("in_pieces")
 def test_dropout_in_pieces():
     """PyTorch's softmax, product and sums, with the weights dropped that the bits say."""
@@ -287,6 +287,6 @@ def test_dropout_in_pieces():
     kept = torch.tensor((bits >= threshold) * (65536 / (65536 - threshold)))
     expected = (scores.softmax(-1) * kept) @ v
     expected.backward(torch.tensor(upstream))
-    np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(y, to_array(expected), rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(gradients, (q, k, v), strict=True):
-        np.testing.assert_allclose(ours, theirs.grad.numpy(), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(ours, to_array(theirs.grad), rtol=1e-12, atol=1e-12)

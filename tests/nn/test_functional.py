@@ -76,7 +76,7 @@ def test_activation_saturated(name):
 @pytest.mark.parametrize("name", [n for n in ACTIVATIONS if n not in ("gelu", "gelu-none")])
 def test_activation_at_nan_and_infinity(name):
     x = [math.nan, math.inf, -math.inf, 0.0]
-    ours, theirs = (ACTIVATIONS[name](t, t.tensor(x)).numpy() for t in (tensorlib, torch))
+    ours, theirs = (ACTIVATIONS[name](t, t.tensor(x)).cpu().numpy() for t in (tensorlib, torch))
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from both import BOTH, arrays, assert_close, same
-from harness import check, integers, tensorlib
+from harness import check, integers, tensorlib, to_array
 
 LAYERS = {  # how to build it, its input (a shape, or indices)
     "Linear": (lambda nn: nn.Linear(3, 5), (2, 4, 3)),
@@ -68,7 +68,7 @@ def test_default_initialisation_draw_for_draw(name, seed):
     for t in BOTH:
         t.manual_seed(seed)
         state = arrays(LAYERS[name][0](t.nn).state_dict())
-        states.append({**state, "next": t.rand(3).numpy()})
+        states.append({**state, "next": t.rand(3).cpu().numpy()})
     theirs, ours = states
     assert_close(ours, theirs, rtol=0, atol=1e-6)
 
@@ -89,9 +89,9 @@ def test_layer(name, dtype):
         leaf = t.tensor(x, requires_grad=isinstance(source, tuple))
         out = m(leaf)
         out.backward(t.tensor(np.random.default_rng(1).standard_normal(out.shape).astype(dtype)))
-        grads = {k: p.grad.numpy() for k, p in m.named_parameters()}
-        grads |= {"input": leaf.grad.numpy()} if isinstance(source, tuple) else {}
-        results.append({"output": out.detach().numpy(), **grads})
+        grads = {k: to_array(p.grad) for k, p in m.named_parameters()}
+        grads |= {"input": to_array(leaf.grad)} if isinstance(source, tuple) else {}
+        results.append({"output": to_array(out), **grads})
     tolerance = (1e-4, 1e-5) if dtype == "float32" else (1e-10, 1e-10)
     assert_close(results[1], results[0], *tolerance)
 

@@ -14,7 +14,7 @@ extern "C" __global__ void adam(scalar* p, const scalar* g, scalar* m, scalar* v
     if (i >= n || *skip) return;
     float weight = float(p[i]), slope = float(g[i]);
     if (decoupled)
-        weight -= *lr * weight_decay * weight;
+        weight *= 1 - *lr * weight_decay;  // not -=: the CPU's rounding, and PyTorch's
     else
         slope += weight_decay * weight;
     float mean = beta1 * float(m[i]) + complement1 * slope;

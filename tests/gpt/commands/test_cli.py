@@ -23,7 +23,7 @@ from lessons.ex2b_calculator import Calculator
 
 
 def test_without_flags_a_cpu_gets_nanogpts_recipe(monkeypatch):
-    monkeypatch.setattr(tensorlib.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cli, "find_device", lambda name: "cpu")
     assert cli.train_config([]) == dataclasses.replace(TrainConfig(), preset="nanogpt-cpu")
 
 
