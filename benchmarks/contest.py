@@ -124,6 +124,10 @@ class Times:
     def median(self) -> float:
         return statistics.median(second for block in self.blocks for second in block)
 
+    @property
+    def fastest(self) -> float:
+        return min(second for block in self.blocks for second in block)
+
 
 def alternate(jobs: dict[str, Job], blocks: int, seconds: float) -> dict[str, Times]:
     """Let the jobs take turns, `blocks` times `seconds` each: the times by the keys of `jobs`.
