@@ -318,7 +318,9 @@ class Tensor(autograd.TensorBase):
     add_, sub_, mul_, div_ = __iadd__, __isub__, __imul__, __itruediv__
 
     def copy_(self, source: Any) -> Tensor:
-        """Copy the values of `source`, broadcast and cast, into this tensor; from any device."""
+        """Copy the values of `source`, a tensor on any device, an array or a number, broadcast and
+        cast, into this tensor."""
+        source = Tensor(source) if isinstance(source, np.ndarray) else source
         self[...] = source.to(self.device) if isinstance(source, Tensor) else source
         return self
 
