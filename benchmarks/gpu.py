@@ -43,7 +43,7 @@ def peak(job: Job, work: Step) -> Callable[[float], list[float]]:
         return [torch.cuda.max_memory_allocated()]
 
     def ours(seconds: float) -> list[float]:
-        from tensorlib.device import library
+        from tensorlib.devices import library
 
         cupy: Any = library("cuda")
         pool = cupy.get_default_memory_pool()

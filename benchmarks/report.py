@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.contest import Times, ratios
 from gpt.fast.machine import cores
-from tensorlib.device import library
+from tensorlib.devices import library
 
 HEAD = """# Ours beside PyTorch
 

@@ -48,7 +48,7 @@ NAMES = (
 
 def cases(config: TrainConfig) -> Iterator[Case]:
     """One for each of `NAMES`, with the shapes of a training step; activations are float16."""
-    from tensorlib.device import library
+    from tensorlib.devices import library
     from tensorlib.kernels import gpu as k
     from tensorlib.random import Draw
 
@@ -95,7 +95,7 @@ def cases(config: TrainConfig) -> Iterator[Case]:
 def kernels(config: TrainConfig) -> Callable[[float], list[float]]:
     """For each of `NAMES`: its bytes, its best time and the least that it can take, in seconds."""
     import tensorlib
-    from tensorlib.device import library
+    from tensorlib.devices import library
 
     xp: Any = library("cuda")
     wait = tensorlib.cuda.synchronize

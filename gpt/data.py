@@ -31,7 +31,7 @@ from gpt.tokenizer import (
     tokenizer_from_record,
 )
 from tensorlib import Tensor
-from tensorlib.device import device_of, move
+from tensorlib.devices import device_of, move
 
 _BPE_LEARNS_FROM = 50_000_000  # bytes; what more text changes in the merges, no model notices
 

@@ -37,7 +37,8 @@ from .creation import (
     zeros,
     zeros_like,
 )
-from .device import cuda
+from .devices import canonical as device
+from .devices import cuda
 from .grad_mode import is_grad_enabled, no_grad
 from .kernels.cublas import set_float32_matmul_precision
 from .observe.graph import draw_graph

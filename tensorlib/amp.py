@@ -20,7 +20,7 @@ import numpy as np
 
 from .autocast_mode import autocast as autocast
 from .clock import mark_written
-from .device import canonical
+from .devices import canonical
 from .optim import Optimizer
 from .tensor import Tensor
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import device_of, library
+from .devices import device_of, library
 
 DEFAULT_FLOAT = np.dtype("float32")
 _CATEGORY = {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2}  # bool < integer < floating ("V": bfloat16)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .clock import last_written, owner_of
-from .device import canonical
+from .devices import canonical
 
 _FLOAT32 = np.dtype("float32")
 

@@ -30,7 +30,7 @@ import numpy as np
 from . import clock
 from .arrays import as_array, is_writable, unbroadcast
 from .clock import owner_of
-from .device import device_of
+from .devices import device_of
 from .grad_mode import is_quiet, mode
 from .observe.anomaly import detect_anomaly as detect_anomaly  # autograd's in PyTorch, too
 

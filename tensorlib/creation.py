@@ -12,7 +12,7 @@ import numpy as np
 
 from . import random
 from .arrays import DEFAULT_FLOAT
-from .device import device_of, library, move
+from .devices import device_of, library, move
 from .ops.shape import sizes_of
 from .tensor import Tensor
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .device import device_of
+from .devices import device_of
 from .kernels import gpu_kernels
 
 # --- A state that advances ------------------------------------------------------------------------

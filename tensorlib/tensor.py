@@ -12,7 +12,7 @@ import numpy as np
 
 from . import autograd, clock, ops
 from .arrays import axis_of, is_floating, is_writable
-from .device import canonical, device_of, move
+from .devices import canonical, device_of, move
 from .grad_mode import is_grad_enabled
 from .printing import format_tensor
 

@@ -4,7 +4,8 @@
 
 import numpy as np
 import pytest
-from harness import check, check_error
+import torch
+from harness import check, check_error, tensorlib
 
 INF, NAN = float("inf"), float("nan")
 DTYPES = ["bool", "int32", "int64", "float16", "float32", "float64"]
@@ -170,3 +171,12 @@ def test_counting():
     check(lambda t, i: t.bincount(i, minlength=6), [0, 3, 3, 1])
     check(lambda t, i: t.bincount(i, minlength=2), np.zeros(0, np.int64))
     check_error(RuntimeError, lambda t, i: t.bincount(i), [-1, 2])
+
+
+@pytest.mark.cpu("the names of devices")
+def test_device_is_the_name_of_one():
+    for t in (tensorlib, torch):
+        assert t.ones(2, device=t.device("cpu")).device == t.device("cpu")
+        assert str(t.device("cpu")) == "cpu"
+        with pytest.raises(RuntimeError):
+            t.device("xyz")

@@ -30,7 +30,7 @@ from gpt.runs.run import Run
 from gpt.runs.saving import say
 from gpt.weights import pretrained
 from tensorlib import set_float32_matmul_precision
-from tensorlib.device import CuPyError, canonical, check, out_of_memory
+from tensorlib.devices import CuPyError, canonical, check, out_of_memory
 from tensorlib.kernels import use_fused
 
 Config = TypeVar("Config")

@@ -26,7 +26,7 @@ import numpy as np
 from gpt.runs.signals import uninterrupted
 from gpt.training import Trainer
 from tensorlib import Tensor
-from tensorlib.device import library
+from tensorlib.devices import library
 
 
 class GraphUpdate:

@@ -32,7 +32,7 @@ from gpt.fast.precision import Precision
 from gpt.model import GPT
 from gpt.runs import signals
 from tensorlib import Tensor, nn
-from tensorlib.device import move
+from tensorlib.devices import move
 from tensorlib.kernels import kernels
 from tensorlib.nn.utils import parameters_to_vector, vector_to_parameters
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorlib
 from gpt.config import DType, UserError
 from tensorlib.amp import GradScaler
-from tensorlib.device import compute_capability
+from tensorlib.devices import compute_capability
 
 
 class Precision:

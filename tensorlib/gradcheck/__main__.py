@@ -20,7 +20,7 @@ import numpy as np
 
 import tensorlib
 
-from .. import device as devices
+from .. import devices
 from ..kernels import use_fused
 from . import table
 from .case import Case, Results, Training, short

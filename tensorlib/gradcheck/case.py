@@ -22,7 +22,7 @@ import numpy as np
 
 import tensorlib
 
-from ..device import move
+from ..devices import move
 from .numerical import differences, floating
 
 Results = dict[str, np.ndarray]  # "value" and "d x", or with several outputs "value 0", …

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import autograd
 from ..arrays import is_writable
-from ..device import move
+from ..devices import move
 from ..grad_mode import no_grad
 from ..tensor import Tensor
 

@@ -8,7 +8,7 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-from ..device import device_of
+from ..devices import device_of
 from . import cpu
 
 _FUSED = ("float32", "float16", "bfloat16")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import library
+from ..devices import library
 
 Array = Any
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..arrays import peak, sum_rows, vecdot
 from ..bounds import Bounds
-from ..device import device_of
+from ..devices import device_of
 from .cpu_attention import attention, attention_backward, attention_pairs  # noqa: F401
 from .cpu_dropout import dropout, dropout_backward  # noqa: F401
 from .cpu_softmax import (  # noqa: F401

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import peak
-from ..device import device_of, library
+from ..devices import device_of, library
 from . import half_attention
 from .cpu_dropout import dropout_scale
 from .cpu_softmax import softmax_backward, softmax_of_masked

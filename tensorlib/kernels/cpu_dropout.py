@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import device_of
+from ..devices import device_of
 
 Array = Any
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import CuPyError, GPUMemoryError, library
+from ..devices import CuPyError, GPUMemoryError, library
 
 Array = Any
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..bounds import Bounds
-from ..device import library
+from ..devices import library
 from .compiling import THREADS, by_rows, contiguous, each, empty, launch, on_device, place, team_of
 from .cublas import product
 from .gpu_attention import (  # noqa: F401  (kernels of this module, too)

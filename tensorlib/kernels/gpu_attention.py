@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..device import compute_capability, library
+from ..devices import compute_capability, library
 from . import cpu
 from .compiling import compiled, place
 

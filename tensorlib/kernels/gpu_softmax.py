@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..device import library
+from ..devices import library
 from .compiling import by_rows, contiguous, empty
 
 Array = Any

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import library
+from ..devices import library
 from ..kernels import kernels
 
 # A formula takes the value of the operation and its arguments, as arrays. It returns the count of

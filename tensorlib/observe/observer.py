@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..device import cuda, device_of
+from ..devices import cuda, device_of
 from ..grad_mode import mode
 
 _LIBRARY = os.path.dirname(os.path.dirname(__file__)) + os.sep

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..autograd import Node, TensorBase
 from ..clock import owner_of, saved_arrays
-from ..device import device_of
+from ..devices import device_of
 from ..kernels import kernels
 from . import flops
 from .observer import Observer, Origin, name_of, now

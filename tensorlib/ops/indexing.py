@@ -7,7 +7,7 @@ import numpy as np
 from ..arrays import axis_of
 from ..autograd import TensorBase, operation
 from ..bounds import Bounds
-from ..device import device_of, move
+from ..devices import device_of, move
 
 
 def getitem(x, index):

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..arrays import already_stacked, axis_of, is_floating, promote
 from ..autograd import TensorBase, operation
-from ..device import device_of, move
+from ..devices import device_of, move
 
 
 def sizes_of(sizes):

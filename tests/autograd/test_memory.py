@@ -11,7 +11,7 @@ import pytest
 from harness import tensorlib
 from tape import leaf, no_grad, only_ours, tensor
 
-from tensorlib import device as devices
+from tensorlib import devices
 
 
 @pytest.fixture

@@ -614,12 +614,12 @@ def installed():
 
 def _forget():
     """Have tensorlib look for CuPy again, and keep no array of the one before."""
-    from tensorlib import bounds, device
+    from tensorlib import bounds, devices
     from tensorlib.kernels import compiling, cpu_attention, cublas, gpu, philox
 
     for cached in (
-        device._cupy,
-        device.compute_capability,
+        devices._cupy,
+        devices.compute_capability,
         philox._multipliers,
         cpu_attention._future,
         compiling._scalar,

@@ -26,8 +26,7 @@ from gpt.data import Corpus
 from gpt.fast.precision import Precision
 from gpt.runs.run import Run
 from gpt.training import Trainer
-from tensorlib import device as devices
-from tensorlib import kernels, nn, optim, random
+from tensorlib import devices, kernels, nn, optim, random
 from tensorlib.amp import GradScaler, autocast
 from tensorlib.autocast_mode import current_autocast
 from tensorlib.kernels import cublas

@@ -27,8 +27,7 @@ from gpt.config import TrainConfig
 from gpt.data import Corpus
 from gpt.runs.run import Run
 from gpt.training import Trainer
-from tensorlib import device as devices
-from tensorlib import kernels, nn, optim, random
+from tensorlib import devices, kernels, nn, optim, random
 from tensorlib.nn import functional as F
 
 REPOSITORY = Path(__file__).parents[2]

@@ -53,7 +53,7 @@ def test_the_fused_kernels(capsys):
 
 def test_without_a_gpu(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    tensorlib.device._cupy.cache_clear()
+    tensorlib.devices._cupy.cache_clear()
     assert command.main(["--device", "gpu"]) == 2
     assert capsys.readouterr().err.startswith("error: --device gpu: no GPU support")
 
