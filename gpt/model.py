@@ -155,9 +155,11 @@ class GPT(nn.Module):
         past: from `new_past`, for generating under no_grad (no gradient flows into it); idx then
             holds only the tokens that follow those it has seen: any number at first, one at a time
             afterwards.
-        ValueError if the context would be longer than block_size, or several tokens follow a past;
-        IndexError for an unknown token.
+        ValueError if idx is not (B, T), the context would be longer than block_size, or several
+        tokens follow a past; IndexError for an unknown token.
         """
+        if idx.ndim != 2:
+            raise ValueError(f"idx must be (B, T), not {idx.shape}; idx[None] is a batch of one")
         B, T = idx.shape
         start = len(past[0]) if past else 0
         if start and T > 1:

@@ -332,7 +332,7 @@ def nll_loss(
 
 @operation(prepare=promote)
 @in_float32
-def _squared_error(x, y):
+def _mse_loss(x, y):
     difference = x - y
     return difference * difference, (
         lambda grad: 2 * grad * difference,
@@ -342,12 +342,12 @@ def _squared_error(x, y):
 
 def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """(input − target)²."""
-    return _reduced(_squared_error(input, target), reduction)
+    return _reduced(_mse_loss(input, target), reduction)
 
 
 @operation
 @in_float32
-def _bce_with_logits(x, y):
+def _binary_cross_entropy_with_logits(x, y):
     losses = np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x)))
     return losses, (lambda grad: grad * (1 / (1 + np.exp(-x)) - y), lambda grad: -grad * x)
 
@@ -358,7 +358,7 @@ def binary_cross_entropy_with_logits(
     """−y log σ(x) − (1 − y) log(1 − σ(x)), σ the sigmoid; input and target of one shape."""
     if input.shape != target.shape:
         raise ValueError(f"bce: input {input.shape} and target {target.shape} differ in shape")
-    return _reduced(_bce_with_logits(input, target), reduction)
+    return _reduced(_binary_cross_entropy_with_logits(input, target), reduction)
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

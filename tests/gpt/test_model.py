@@ -211,9 +211,12 @@ def test_without_targets_there_is_no_loss():
     assert loss is None
 
 
-def test_a_context_that_is_too_long():
+def test_a_context_of_another_shape_or_too_long():
+    model = GPT(GPTConfig(**SMALL))
+    with pytest.raises(ValueError, match=r"idx must be \(B, T\), not \(5,\)"):
+        model(tensorlib.zeros(5, dtype=tensorlib.long))
     with pytest.raises(ValueError, match=r"9 tokens.*block_size is 8"):
-        GPT(GPTConfig(**SMALL))(tensorlib.zeros(1, 9, dtype=tensorlib.long))
+        model(tensorlib.zeros(1, 9, dtype=tensorlib.long))
 
 
 @pytest.mark.parametrize("token", [-1, 11])

@@ -1,6 +1,6 @@
 """docs/from-pytorch.md is true: its lists are the package's, both ways, and its examples run.
 
-`python tests/lessons/test_from_pytorch.py` writes the lists anew.
+`PYTHONPATH=tests python tests/lessons/test_from_pytorch.py` writes the lists anew.
 """
 
 import importlib
