@@ -111,7 +111,7 @@ class Block(nn.Module):
         return self._add(x, self.mlp(self.ln_2(x)))  # (B, T, C)
 
     def _add(self, x: Tensor, branch: Tensor) -> Tensor:
-        """x + dropout(branch), in one pass over the residual stream."""
+        """x + dropout(branch); on a GPU one kernel."""
         return F.dropout_add(branch, x, self.dropout, self.training)
 
 

@@ -108,6 +108,11 @@ def test_a_training_step_beside_pytorch(measured, monkeypatch, capsys):
     assert causal <= share
 
 
+def test_the_fastest_and_the_median_are_of_all_turns():
+    times = contest.Times([[5.0, 1.0], [2.0, 9.0, 3.0]])
+    assert (times.fastest, times.median) == (1.0, 3.0)
+
+
 @pytest.mark.parametrize("what", ["step", "ops", "sampling", "tape", "growth"])
 def test_every_size_operation_and_baseline(measured, monkeypatch, what):
     monkeypatch.setattr(contest, "Worker", InThisProcess)

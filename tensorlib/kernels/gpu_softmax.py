@@ -1,4 +1,4 @@
-"""Softmax in CUDA."""
+"""Softmax in CUDA: what `cpu_softmax.py` specifies, along any axis, by the rows of `softmax.cu`."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ def _dropout_add(x, residual, threshold):
 
 
 def dropout_add(input: Tensor, residual: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """residual + dropout(input, p): how a branch joins the residual stream, in one pass over it.
+    """residual + dropout(input, p): how a branch joins the residual stream; on a GPU one kernel.
 
     input, residual: of one shape; the result has their common dtype.
     """
@@ -357,7 +357,9 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """−y log σ(x) − (1 − y) log(1 − σ(x)), σ the sigmoid; input and target of one shape."""
     if input.shape != target.shape:
-        raise ValueError(f"bce: input {input.shape} and target {target.shape} differ in shape")
+        raise ValueError(
+            f"binary_cross_entropy_with_logits: {input.shape} and {target.shape} differ in shape"
+        )
     return _reduced(_binary_cross_entropy_with_logits(input, target), reduction)
 
 

@@ -1,8 +1,8 @@
 """`autograd.grad`: gradients that are returned, and touch no `.grad`."""
 
 import pytest
-from harness import check, check_error
-from tape import both, grad, leaf
+from harness import check, check_error, tensorlib
+from tape import both, grad, leaf, only_ours
 
 
 def test_grad_returns_gradients_and_touches_no_grad():
@@ -81,3 +81,25 @@ def test_gradients_nobody_asked_for_are_not_computed():
     found = grad((h * w).sum(), w)
     assert found[0].tolist() == [2.0, 4.0]
     assert x.grad is None
+
+
+@only_ours
+@pytest.mark.parametrize("one_for_all", [False, True])
+def test_grad_computes_no_gradient_that_leads_elsewhere(one_for_all):
+    asked = []
+
+    @tensorlib.autograd.operation
+    def product(x, w):
+        def both(grad, needed):
+            asked.extend(name for name, wanted in zip("xw", needed) if wanted)
+            return grad * w, grad * x
+
+        def of(name, other):
+            return lambda grad: asked.append(name) or grad * other
+
+        return x * w, both if one_for_all else (of("x", w), of("w", x))
+
+    x, w = leaf(2.0), leaf(3.0)
+    (g,) = tensorlib.autograd.grad(product(x * x, w).sum(), x)
+    assert g.tolist() == [12]
+    assert asked == ["x"]

@@ -252,6 +252,17 @@ def test_dropout_in_three_places_as_a_function_of_seed_and_step():
     np.testing.assert_array_equal(logits(1, 1), logits(1, 2))
 
 
+def test_dropout_is_of_the_branches_and_leaves_the_residual_stream_whole():
+    block = GPT(GPTConfig(**SMALL, dropout=0.5)).h[0]
+    for branch in (block.attn, block.mlp):
+        tensorlib.nn.init.zeros_(branch.c_proj.weight)
+    tensorlib.nn.init.ones_(block.attn.c_proj.bias)  # the first branch is 1 everywhere, the other 0
+    x = tensorlib.randn(2, 4, SMALL["n_embd"])
+    with tensorlib.random.counter(1, 2, 3):
+        added = to_array(block(x) - x)
+    np.testing.assert_allclose(np.unique(added.round(5)), [0, 2])
+
+
 def test_inference_restores_the_mode():
     model = GPT(GPTConfig(**SMALL))
     with model.evaluating(), tensorlib.no_grad():
