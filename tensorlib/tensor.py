@@ -342,10 +342,8 @@ class Tensor(autograd.TensorBase):
             raise RuntimeError(
                 f"in place on {self.dtype}: the result has another type; write x = x + y for x += y"
             ) from None
-        except ValueError as error:  # it has another shape, or self is expanded: not writable
-            shared = "several of its elements are one; take x.clone()"
-            reason = error if is_writable(self.array) else shared
-            raise RuntimeError(f"in place on shape {self.shape}: {reason}") from None
+        except ValueError as error:
+            raise RuntimeError(f"in place on shape {self.shape}: {error}") from None
         clock.mark_written(self.array)
         return self
 
@@ -357,6 +355,9 @@ class Tensor(autograd.TensorBase):
                 "a tensor cannot be changed in place while gradients are recorded for it: "
                 "write x = x + y for x += y, or change it under no_grad()"
             )
+        if not is_writable(self.array):
+            shared = "several of its elements are one; take x.clone()"
+            raise RuntimeError(f"in place on shape {self.shape}: {shared}")
         if not isinstance(other, Tensor):
             return other
         if other.device != self.device:

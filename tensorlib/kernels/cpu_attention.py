@@ -77,7 +77,7 @@ def _attention(
     saved = []
     keys = k.swapaxes(-1, -2)  # (…, E, S)
     if q.shape[-2] > 1:  # copied, since products of small matrices take longer with transposed ones
-        keys = np.multiply(keys, q.dtype.type(scale), order="C")
+        keys = np.multiply(keys, q.dtype.type(scale), out=np.empty_like(keys, order="C"))
     else:
         q = q * q.dtype.type(scale)
     for rows, seen in _blocks(q.shape[-2], k.shape[-2], causal, device_of(q)):

@@ -7,7 +7,7 @@ import numpy as np
 from ..arrays import axis_of
 from ..autograd import TensorBase, operation
 from ..bounds import Bounds
-from ..devices import device_of, move
+from ..devices import device_of, library, move
 
 
 def getitem(x, index):
@@ -53,8 +53,9 @@ def _plain(part, device):
         part = np.array([_plain(p, "cpu") for p in part] or np.zeros(0, np.int64))
     elif isinstance(part, slice) and part.step is not None and part.step <= 0:
         raise ValueError(f"slice step must be positive, not {part.step}")
-    if getattr(getattr(part, "dtype", None), "kind", "b") in "fV":
-        raise IndexError(f"an index must be of integers or bools, not {part.dtype}")
+    kind = getattr(part, "dtype", type(part))
+    if kind is float or getattr(kind, "kind", "b") in "fV":
+        raise IndexError(f"an index must be of integers or bools, not {kind}")
     if not hasattr(part, "strides"):
         return part
     if device == "cpu" and device_of(part) != "cpu":
@@ -94,14 +95,21 @@ def _getitem(x, index):
     def grad_x(grad):
         total = np.zeros_like(grad, dtype, shape=shape)
         if may_repeat:
-            np.add.at(total, index, grad)  # an element picked twice gets both gradients
+            _add_at(total, index, grad)  # an element picked twice gets both gradients
         else:
             total[index] = grad
         return total
 
-    y = x[index]
+    try:
+        y = x[index]
+    except ValueError as error:  # CuPy's name for NumPy's IndexError: index tensors of two shapes
+        raise IndexError(str(error)) from None
     check_index(x, index)
     return y, (grad_x,)
+
+
+def _add_at(total, index, grad):
+    library(device_of(total)).add.at(total, index, grad)  # np.add.at hands no tuple on to CuPy
 
 
 @operation
@@ -130,7 +138,7 @@ def gather(x, dim, index):
 
     def grad_x(grad):
         total = np.zeros_like(grad, dtype, shape=shape)
-        np.add.at(total, where, grad)
+        _add_at(total, where, grad)
         return total
 
     return x[where], (grad_x,)

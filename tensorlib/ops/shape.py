@@ -100,6 +100,8 @@ def expand(x, *sizes):
     shape = tuple(x.shape[i - added] if n == -1 and i >= added else n for i, n in enumerate(sizes))
     if any(n not in (1, size) for n, size in zip(x.shape, shape[added:])):
         raise RuntimeError(f"expand: shape {x.shape} cannot become {sizes}: only a 1 can grow")
+    if any(n < 0 for n in shape):
+        raise RuntimeError(f"expand: -1 in {sizes} keeps a size that shape {x.shape} lacks")
     return np.broadcast_to(x, shape), (lambda grad: grad,)
 
 
@@ -204,6 +206,8 @@ def cat(tensors, dim=0):
     if not tensors:
         raise ValueError("cat: the list of tensors is empty")
     _tensors_only("cat", tensors)
+    if any(x.ndim == 0 for x in tensors):
+        raise RuntimeError("cat: a tensor without dimensions cannot be joined; use stack")
     filled = [x for x in tensors if x.array.shape != (0,)] or tensors
     return _cat(*filled, dim=axis_of(filled[0].array, dim))
 

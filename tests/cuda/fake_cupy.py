@@ -100,13 +100,14 @@ class ndarray:  # noqa: N801
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
         function = getattr(cupy, ufunc.__name__, None)
-        if not isinstance(function, types.FunctionType):
+        taken = (ndarray, np.ndarray, np.generic, bool, int, float)  # no tuple, as of np.add.at
+        if not all(isinstance(x, taken) for x in (*inputs, *out)):
             return NotImplemented
-        if method == "at":
-            return _add_at(*inputs) if ufunc is np.add else NotImplemented
+        if method != "__call__" or not isinstance(function, types.FunctionType):
+            return NotImplemented
         if out:
             (options["out"],) = out
-        return function(*inputs, **options) if method == "__call__" else NotImplemented
+        return function(*inputs, **options)
 
     def __array_function__(self, function, types_, args, options):
         module = function.__module__.split(".")[1:]
@@ -148,7 +149,12 @@ class ndarray:  # noqa: N801
 
     def __getitem__(self, index):
         def again():
-            return self._values[self._index(index, "x[mask]")]
+            try:
+                return self._values[self._index(index, "x[mask]")]
+            except IndexError as error:
+                if "broadcast" in str(error):
+                    raise ValueError(str(error)) from None
+                raise
 
         return _wrap(again(), self, *_arrays_in(index), by="x[…]", again=again)
 
@@ -328,7 +334,7 @@ SIGNATURES = {
     "zeros": "shape dtype order",
     "zeros_like": "a dtype order subok shape",
 }
-# … its functions of every element (which take out=, where=, casting=, dtype=), and methods.
+# … its functions of every element, and methods.
 UFUNCS = """absolute add bitwise_and bitwise_or bitwise_xor copysign cos divide equal exp greater
     greater_equal invert isfinite isinf isnan less less_equal log log1p logical_and logical_not
     logical_or matmul maximum minimum multiply negative not_equal power remainder right_shift sin
@@ -541,7 +547,8 @@ def _namespace():
     """The module that `import cupy` finds."""
     module = types.ModuleType("cupy")
     for name in UFUNCS.split():
-        setattr(module, name, _function(name))
+        setattr(module, name, _function(name, "out dtype casting"))
+    module.add.at = _add_at
     for name, parameters in SIGNATURES.items():
         setattr(module, name, _function(name, parameters))
     for thing in (ndarray, empty, empty_like, asarray, array, asnumpy, RawModule):

@@ -46,7 +46,10 @@ def test_numpy_functions_compute_on_the_device(x):
         lambda x: np.where(False, x, x * 2),
         lambda x: x.astype(np.uint16) >= 65536,
         lambda x: x.__setitem__(0, [1.0, 2.0, 3.0]),
-        lambda x: np.add.at(x.astype(fake_cupy.BFLOAT16), asarray([0]), 1.0),
+        lambda x: np.add.at(x, (asarray([0]), asarray([1])), 1.0),
+        lambda x: cupy.add.at(x.astype(fake_cupy.BFLOAT16), asarray([0]), 1.0),
+        lambda x: np.multiply(x, 2, order="C"),
+        lambda x: x[asarray([0, 1]), asarray([0, 1, 2])],
         lambda x: x.__imatmul__(x),
     ],
 )
