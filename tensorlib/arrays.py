@@ -109,9 +109,6 @@ def promote(*operands: Any) -> Sequence[Any]:
     else:
         return operands  # the usual case, decided quickly: nothing but float32
     numbers = [x.item() if isinstance(x, np.generic) else x for x in operands]
-    for x in numbers:
-        if not hasattr(x, "dtype") and type(x) not in _SCALARS:
-            raise TypeError(f"expected a tensor or a number, got {type(x).__name__}: {x!r:.60}")
     dtype = result_type(*numbers)
     return [x.astype(dtype, copy=False) if hasattr(x, "dtype") else x for x in numbers]
 

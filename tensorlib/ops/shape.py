@@ -14,6 +14,7 @@ import numpy as np
 from ..arrays import already_stacked, axis_of, is_floating, promote
 from ..autograd import TensorBase, operation
 from ..devices import device_of, move
+from ..errors import takes_tensors
 
 
 def sizes_of(sizes):
@@ -137,6 +138,7 @@ def _with_zeros(grads, shapes):
     return [np.zeros_like(some, shape=s) if g is None else g for g, s in zip(grads, shapes)]
 
 
+@takes_tensors
 def split(tensor, split_size_or_sections, dim=0):
     """Views of consecutive pieces along `dim`: of one size (the last may be smaller), or of the
     sizes in a list, which must add up to the length."""
@@ -153,6 +155,7 @@ def split(tensor, split_size_or_sections, dim=0):
     return _split(tensor, bounds, axis)
 
 
+@takes_tensors
 def chunk(input, chunks, dim=0):
     """At most `chunks` views of equal size along `dim`; the last may be smaller."""
     if chunks <= 0:
@@ -163,6 +166,7 @@ def chunk(input, chunks, dim=0):
     return split(input, -(-length // chunks), dim)
 
 
+@takes_tensors
 def unbind(input, dim=0):
     """A tuple of the slices along `dim`, without that dimension."""
     axis = axis_of(input.array, dim)
