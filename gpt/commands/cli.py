@@ -202,7 +202,7 @@ def parse(
         for flag in () if partial else filter(_is_flag, arguments):
             if _name(flag) not in _flags(cls):
                 raise UserError(_unknown(flag, cls)) from None
-        raise UserError(_first_paragraph(complaint.getvalue())) from None
+        raise UserError(_with_flags(_first_paragraph(complaint.getvalue()), cls)) from None
     if unknown and not partial:
         stray = unknown[0]
         is_flag = stray.startswith(_DASHES)
@@ -241,6 +241,22 @@ def _first_paragraph(box: str) -> str:
     text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", text)
     text = re.sub(r"could not convert string to float: (.*)", r"\1 is no number", text)
     return text[:1].lower() + text[1:]
+
+
+def _with_flags(message: str, cls: type) -> str:
+    """What a configuration says of its fields, by their flags: its first word, which may be a
+    field's name, and those with an underscore."""
+    known = [flag(name) for name in _flags(cls)]
+
+    def translated(word: re.Match) -> str:
+        return flag(word[0]) if flag(word[0]) in known else word[0]
+
+    return re.sub(r"^\w+|\b[a-z]+_\w+", translated, message)
+
+
+def flag(field: str) -> str:
+    """The flag of a configuration's field: "--max-iters" for max_iters."""
+    return "--" + field.replace("_", "-")
 
 
 def _is_flag(argument: str) -> bool:

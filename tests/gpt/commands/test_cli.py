@@ -70,10 +70,14 @@ WRONG = {
     "--preset huge": "'huge'.*'nanogpt-cpu', 'video', 'notebook'",
     "--device tpu": "'tpu'.*'cpu', 'gpu', 'cuda'",
     "--activation silu": "'silu'.*'relu', 'gelu', 'gelu_tanh'",
-    "--n-embd 130": r"n_embd \(130\) must be a multiple of n_head \(4\)",
-    "--preset video --n-head 5": r"n_embd \(384\) must be a multiple of n_head \(5\)",
-    "--dropout 1": r"^dropout is 1\.0, but must be in \[0, 1\)$",
-    "--learning-rate nan": "^learning_rate is nan, but must be a positive number$",
+    "--n-embd 130": r"^--n-embd \(130\) must be a multiple of --n-head \(4\), so that",
+    "--preset video --n-head 5": r"^--n-embd \(384\) must be a multiple of --n-head \(5\)",
+    "--dropout 1": r"^--dropout is 1\.0, but must be in \[0, 1\)$",
+    "--learning-rate nan": "^--learning-rate is nan, but must be a positive number$",
+    "--max_iters 0": "^--max-iters is 0, but must be at least 1$",
+    "--min-lr 1": r"^--min-lr \(1\.0\) must not be above --learning-rate \(0\.001\)$",
+    "--processes 13": "^--processes is 13, but must be from 1 to --batch-size$",
+    "--tokenizer data": "^--tokenizer is 'data', but must be char, bytes, gpt2, or bpe:SIZE, ",
 }
 
 
