@@ -210,9 +210,12 @@ def backward(
     for (leaf, _), gradient in found.items():
         if leaf.grad is None:
             leaf.grad = _tensor_type(gradient)
-        else:
+        elif isinstance(leaf.grad, TensorBase):
             leaf.grad.array += gradient
             clock.mark_written(leaf.grad.array)
+        else:
+            kind = type(leaf.grad).__name__
+            raise TypeError(f"backward: a .grad is a tensor or None, not {kind}: forget it by None")
 
 
 def grad(

@@ -357,6 +357,8 @@ class Tensor(autograd.TensorBase):
                 "a tensor cannot be changed in place while gradients are recorded for it: "
                 "write x = x + y for x += y, or change it under no_grad()"
             )
+        if other is None:  # of which NumPy would make nan
+            raise TypeError("in place: expected a tensor or a number, got None")
         if not isinstance(other, Tensor):
             return other
         if other.device != self.device:

@@ -1,5 +1,5 @@
-"""What is no tensor where one is needed ends in a TypeError that names the function, the argument
-(as PyTorch does) and the remedy."""
+"""Mistakes with tensors. What is none ends in a TypeError that names the function, the argument
+(as PyTorch does) and the remedy; others in PyTorch's exception, in plain words."""
 
 import re
 
@@ -71,3 +71,48 @@ def test_nothing_else_is_one_either(fn, message):
     with pytest.raises(TypeError, match=message) as caught:
         fn(tensorlib, tensorlib.ones(2, 2))
     assert "\n" not in str(caught.value)
+
+
+MISTAKES = {  # what PyTorch raises, and how we say it
+    "dim, a word": (TypeError, lambda t, x: x.sum(dim="a"), "dim must be an integer, not str"),
+    "dim, several": (TypeError, lambda t, x: x.max(dim=(0, 1)), "dim must be .*, not tuple"),
+    "cat without a list": (TypeError, lambda t, x: t.cat(x, x), r"cat: put .* list, as in cat\("),
+    "stack of one": (TypeError, lambda t, x: t.stack(x), r"stack: put the tensors in a list"),
+    "split, n / 2": (TypeError, lambda t, x: x.split(2 / 2), r"sizes are integers, not \(1\.0,\)"),
+    "chunk, n / 2": (TypeError, lambda t, x: x.chunk(4 / 2), r"sizes are integers, not \(1\.0,\)"),
+    "split below 0": (RuntimeError, lambda t, x: x.split([3, -1]), r"\(3, -1\) do not add up to 2"),
+    "LayerNorm, n / 2": (TypeError, lambda t, x: t.nn.LayerNorm(4 / 2), "sizes are integers"),
+    "x[0] = None": (TypeError, lambda t, x: x.__setitem__(0, None), "in place: .* got None"),
+    "a class": (TypeError, lambda t, x: t.nn.Sequential(t.nn.ReLU), r"a class: make .* ReLU\(\)"),
+    "lr, a word": (TypeError, lambda t, x: t.optim.SGD([x], lr="0.1"), "lr must be .* not '0.1'"),
+    "no lr": (TypeError, lambda t, x: t.optim.AdamW([x], lr=None), "lr must be .* not None"),
+    "p.grad = 0": (
+        TypeError,
+        lambda t, x: zeroed(x).sum().backward(),
+        "a .grad is a tensor or",
+    ),
+    "a state of lists": (
+        RuntimeError,
+        lambda t, x: t.nn.Linear(1, 1).load_state_dict({"weight": [1.0], "bias": 1.0}),
+        r"(?s)weight: the state has \(1,\), the model \(1, 1\).*bias: the state has \(\)",
+    ),
+    "integer targets": (
+        RuntimeError,
+        lambda t, x: t.nn.functional.binary_cross_entropy_with_logits(x, x.long()),
+        "needs one floating-point dtype, got int64",
+    ),
+}
+
+
+def zeroed(x):
+    x.requires_grad_().grad = 0
+    return x
+
+
+@pytest.mark.parametrize(("kind", "fn", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_told_plainly(kind, fn, message):
+    with pytest.raises(kind):
+        fn(torch, torch.ones(2, 2))
+    with pytest.raises(kind, match=message) as caught:
+        fn(tensorlib, tensorlib.ones(2, 2))
+    assert kind is RuntimeError or "\n" not in str(caught.value)

@@ -360,6 +360,8 @@ def binary_cross_entropy_with_logits(
         raise ValueError(
             f"binary_cross_entropy_with_logits: {input.shape} and {target.shape} differ in shape"
         )
+    for x in (input, target):
+        require_floating("binary_cross_entropy_with_logits", x)
     return _reduced(_binary_cross_entropy_with_logits(input, target), reduction)
 
 
@@ -430,6 +432,6 @@ def _check_attention(query, key, value, attn_mask, is_causal):
         raise RuntimeError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     if attn_mask is not None and attn_mask.dtype not in (np.bool_, np.float32, query.dtype):
         raise RuntimeError(
-            f"scaled_dot_product_attention: attn_mask must be bool, float32 or {query.dtype}, "
-            f"not {attn_mask.dtype}"
+            f"scaled_dot_product_attention: attn_mask must be bool, float32 or of the query's "
+            f"dtype, not {attn_mask.dtype}"
         )

@@ -144,12 +144,13 @@ def split(tensor, split_size_or_sections, dim=0):
     sizes in a list, which must add up to the length."""
     axis = axis_of(tensor.array, dim)
     length = tensor.shape[axis]
-    sections = split_size_or_sections
-    if isinstance(sections, int):
-        if sections <= 0:
-            raise RuntimeError(f"split: the size must be positive, not {sections}")
-        sections = [min(sections, length - a) for a in range(0, length, sections)] or [0]
-    elif sum(sections) != length:
+    sections = sizes_of((split_size_or_sections,))
+    if not isinstance(split_size_or_sections, (tuple, list)):
+        (size,) = sections
+        if size <= 0:
+            raise RuntimeError(f"split: the size must be positive, not {size}")
+        sections = [min(size, length - a) for a in range(0, length, size)] or [0]
+    elif sum(sections) != length or min(sections) < 0:
         raise RuntimeError(f"split: the sizes {sections} do not add up to {length}")
     bounds = [0, *np.cumsum(sections).tolist()]
     return _split(tensor, bounds, axis)
@@ -204,29 +205,31 @@ def cat(tensors, dim=0):
 
     1-D tensors of length 0 are passed over, as in PyTorch.
     """
-    tensors = list(tensors)
+    tensors = _tensors_only("cat", tensors)
     if not tensors:
         raise ValueError("cat: the list of tensors is empty")
-    _tensors_only("cat", tensors)
     filled = [x for x in tensors if x.array.shape != (0,)] or tensors
     return _cat(*filled, dim=axis_of(filled[0].array, dim))
 
 
 def stack(tensors, dim=0):
     """Tensors of one shape beside each other along a new dimension."""
-    tensors = list(tensors)
+    tensors = _tensors_only("stack", tensors)
     if not tensors:
         raise RuntimeError("stack: the list of tensors is empty")
-    _tensors_only("stack", tensors)
     if len({x.shape for x in tensors}) > 1:
         raise RuntimeError(f"stack: shapes differ: {', '.join(str(x.shape) for x in tensors)}")
     return _stack(*tensors, dim=axis_of(tensors[0].array, dim, extra=1))
 
 
 def _tensors_only(name, tensors):
+    if isinstance(tensors, TensorBase):
+        raise TypeError(f"{name}: put the tensors in a list, as in {name}([x, y])")
+    tensors = list(tensors)
     for x in tensors:
         if not isinstance(x, TensorBase):
             raise TypeError(f"{name}: expected tensors, got {type(x).__name__}")
+    return tensors
 
 
 @operation(prepare=promote)
