@@ -43,7 +43,8 @@ def _require(condition: bool, message: str) -> None:
 
 def _at_least(config: Any, name: str, least: int) -> None:
     value = getattr(config, name)
-    _require(least <= value < float("inf"), f"{name} is {value}, but must be at least {least}")
+    _require(least <= value, f"{name} is {value}, but must be at least {least}")  # NaN is not
+    _require(value < 2**63, f"{name} is {value}, but must be below 2**63")
 
 
 def _valid_seed(seed: int) -> None:

@@ -291,7 +291,11 @@ def _unknown(flag: str, cls: type) -> str:
     near = [flag for flag in flags if "".join(re.findall(r"\b\w", flag)) == name]  # lr
     near = near or difflib.get_close_matches(name, flags, n=1, cutoff=0.5)
     told = f"unknown flag {flag.split('=')[0]}"
-    return f"{told}; did you mean --{near[0]}?" if near else f"{told}; see --help"
+    if near:
+        return f"{told}; did you mean --{near[0]}?"
+    paths = [f.name for f in dataclasses.fields(cls) if re.search("Path.*Positional", str(f.type))]
+    hint = f"the {paths[0]} is given without a flag, " if paths else ""
+    return f"{told}; {hint}see --help"
 
 
 def _flags(cls: type, kind: str = "") -> list[str]:
@@ -299,7 +303,7 @@ def _flags(cls: type, kind: str = "") -> list[str]:
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(field.default):
             flags += _flags(type(field.default), kind)
-        elif "Positional" not in str(field.type) and kind in str(field.type):
+        elif kind in str(field.type) and not re.search("Positional|Suppress", str(field.type)):
             flags.append(field.name.replace("_", "-"))
     return flags
 

@@ -51,6 +51,7 @@ WRONG = {
     "--nlayer=3": r"unknown flag --nlayer; did you mean --n-layer\?",
     "--run 3": r"unknown flag --run; see --help",
     "--batchsize 3": r"unknown flag --batchsize; did you mean --batch-size\?",
+    "--vocab-size 3": r"unknown flag --vocab-size; did you mean --block-size\?",
     "--lr 3": r"unknown flag --lr; did you mean --learning-rate\?",
     "--max-iters 1e5": "^--max-iters: '1e5' is no whole number$",
     "--dropout x": "^--dropout: 'x' is no number$",
@@ -77,6 +78,7 @@ WRONG = {
     "--max_iters 0": "^--max-iters is 0, but must be at least 1$",
     "--min-lr 1": r"^--min-lr \(1\.0\) must not be above --learning-rate \(0\.001\)$",
     "--processes 13": "^--processes is 13, but must be from 1 to --batch-size$",
+    f"--max-iters {2**63}": "^--max-iters is 9223372036854775808, but must be below 2",
     "--tokenizer data": "^--tokenizer is 'data', but must be char, bytes, gpt2, or bpe:SIZE, ",
 }
 
