@@ -39,13 +39,9 @@ def explained(
     name = function.__name__.strip("_")
     if isinstance(error, AttributeError):
         given = [*zip(inspect.signature(function).parameters, inputs), *options.items()]
-        for argument, x in given:
-            if x is error.obj:
-                kind = type(x).__name__
-                return TypeError(
-                    f"{name}: argument {argument!r} must be a tensor, not {kind}: use tensor(…)"
-                )
-        return None
+        argument = next((argument for argument, x in given if x is error.obj), None)
+        reason = f"must be a tensor, not {type(error.obj).__name__}: use tensor(…)"
+        return TypeError(f"{name}: argument {argument!r} {reason}") if argument else None
     arrays = [x for x in inputs if hasattr(x, "shape") and not isinstance(x, np.generic)]
     devices = sorted({device_of(x) for x in arrays})
     if len(devices) > 1:
@@ -59,5 +55,5 @@ def explained(
     reason = str(error)
     if reason.startswith("operands could not be broadcast"):
         reason = "sizes must be equal, or one of them 1, counted from the last"
-    is_index = isinstance(error, IndexError)  # numpy's AxisError is
-    return (IndexError if is_index else RuntimeError)(f"{name} of shapes {shapes}: {reason}")
+    kind = IndexError if isinstance(error, IndexError) else RuntimeError
+    return kind(f"{name} of shapes {shapes}: {reason}")
