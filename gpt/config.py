@@ -44,7 +44,8 @@ def _require(condition: bool, message: str) -> None:
 def _at_least(config: Any, name: str, least: int) -> None:
     value = getattr(config, name)
     _require(least <= value, f"{name} is {value}, but must be at least {least}")  # NaN is not
-    _require(value < 2**63, f"{name} is {value}, but must be below 2**63")
+    most = 2**63 if isinstance(value, int) else math.inf  # as a checkpoint keeps it
+    _require(value < most, f"{name} is {value}, but must be below {most}")
 
 
 def _valid_seed(seed: int) -> None:

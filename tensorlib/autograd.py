@@ -215,7 +215,7 @@ def backward(
             clock.mark_written(leaf.grad.array)
         else:
             kind = type(leaf.grad).__name__
-            raise TypeError(f"backward: a .grad is a tensor or None, not {kind}: forget it by None")
+            raise TypeError(f"backward: a .grad is a tensor or None, not {kind}: set it to None")
 
 
 def grad(

@@ -6,7 +6,6 @@ Everything that computes is an operation from `ops`; a method is the operation u
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partialmethod
 from typing import Any
 
 import numpy as np
@@ -199,10 +198,29 @@ class Tensor(autograd.TensorBase):
             result = ops.cast(result, dtype=np.dtype(dtype))
         return result
 
-    float, double = partialmethod(to, np.float32), partialmethod(to, np.float64)
-    half, bool = partialmethod(to, np.float16), partialmethod(to, np.bool_)
-    long, int = partialmethod(to, np.int64), partialmethod(to, np.int32)
-    cpu, cuda = partialmethod(to, device="cpu"), partialmethod(to, device="cuda")
+    def float(self) -> Tensor:
+        return self.to(np.float32)
+
+    def double(self) -> Tensor:
+        return self.to(np.float64)
+
+    def half(self) -> Tensor:
+        return self.to(np.float16)
+
+    def long(self) -> Tensor:
+        return self.to(np.int64)
+
+    def int(self) -> Tensor:
+        return self.to(np.int32)
+
+    def bool(self) -> Tensor:
+        return self.to(np.bool_)
+
+    def cpu(self) -> Tensor:
+        return self.to("cpu")
+
+    def cuda(self) -> Tensor:
+        return self.to("cuda")
 
     # ----------------------------------------------------------------------------- to plain Python
 

@@ -150,7 +150,7 @@ def split(tensor, split_size_or_sections, dim=0):
         if size <= 0:
             raise RuntimeError(f"split: the size must be positive, not {size}")
         sections = [min(size, length - a) for a in range(0, length, size)] or [0]
-    elif sum(sections) != length or min(sections) < 0:
+    elif sum(sections) != length or min(sections, default=0) < 0:
         raise RuntimeError(f"split: the sizes {sections} do not add up to {length}")
     bounds = [0, *np.cumsum(sections).tolist()]
     return _split(tensor, bounds, axis)

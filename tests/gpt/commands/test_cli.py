@@ -78,7 +78,7 @@ WRONG = {
     "--max_iters 0": "^--max-iters is 0, but must be at least 1$",
     "--min-lr 1": r"^--min-lr \(1\.0\) must not be above --learning-rate \(0\.001\)$",
     "--processes 13": "^--processes is 13, but must be from 1 to --batch-size$",
-    f"--max-iters {2**63}": "^--max-iters is 9223372036854775808, but must be below 2",
+    f"--max-iters {2**63}": rf"^--max-iters is {2**63}, but must be below {2**63}$",
     "--tokenizer data": "^--tokenizer is 'data', but must be char, bytes, gpt2, or bpe:SIZE, ",
 }
 
