@@ -58,6 +58,7 @@ def run(
     except MemoryError as error:
         sys.exit(_complain(f"{out_of_memory(error)}; {smaller}"))
     except KeyboardInterrupt:
+        signals.ignore()
         sys.exit(130)
     except signals.Terminated as stop:
         sys.exit(128 + stop.number)

@@ -129,7 +129,7 @@ def test_a_second_ctrl_c_destroys_nothing(script, text_file, tiny, tmp_path):
             process.send_signal(signal.SIGINT)
         time.sleep(0.003)
     _, err = process.communicate(timeout=30)
-    assert process.returncode in (130, -signal.SIGINT)  # the latter while Python shuts down
+    assert process.returncode == 130
     assert "Traceback" not in err
     step = int(err.split("stopped at step ")[1].split(",")[0]) if err else 0
     done = script("train.py", "--resume", "--out", "run", "--max-iters", max(step, 41))

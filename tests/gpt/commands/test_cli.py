@@ -178,7 +178,9 @@ def test_help_shows_the_presets_defaults(capsys):
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_errors_become_statuses(error, status, line, capsys):
+def test_errors_become_statuses(error, status, line, capsys, monkeypatch):
+    monkeypatch.setattr(cli.signals, "ignore", lambda: None)  # pytest lives on
+
     def main():
         raise error
 
