@@ -122,6 +122,10 @@ def run(benchmark: Benchmark) -> None:
     """Measure what is asked for; each table is printed and kept as soon as it is there."""
     if benchmark.device == "gpu":
         cli.find_device("gpu")  # or say why not, before anything begins
+    try:
+        benchmark.out.open("a").close()
+    except OSError as error:
+        raise UserError(f"cannot write --out {benchmark.out}: {error.strerror}") from None
     titles = [title for title, _ in (*SECTIONS.values(), *gpu_tables.SECTIONS.values())]
     for what, (title, section) in benchmark.sections.items():
         if benchmark.what in ("all", what):

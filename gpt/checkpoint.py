@@ -185,4 +185,16 @@ def _instead_of(path: Path) -> str:
         with contextlib.suppress(UserError):
             step = Checkpoint._load(other).step
             return f"{other} of step {step} is whole: {command} {other}"
-    return "take another checkpoint, or train anew"
+    return runs_in(path.parent) or "take another checkpoint, or train anew"
+
+
+def runs_in(folder: Path) -> str:
+    """What to say of a folder of runs, where one of them is wanted: which are there, the newest
+    first. Empty if there is none."""
+    files = sorted(folder.glob("*/best.safetensors"), key=lambda file: -file.stat().st_mtime)
+    runs = [str(file.parent) for file in files[:5]]
+    if not runs:
+        return ""
+    runs[0] += " (the newest)"
+    more = ", …" if len(files) > len(runs) else ""
+    return f"{folder} is a folder of runs, take one of them: {', '.join(runs)}{more}"

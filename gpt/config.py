@@ -43,7 +43,9 @@ def _require(condition: bool, message: str) -> None:
 
 def _at_least(config: Any, name: str, least: int) -> None:
     value = getattr(config, name)
-    _require(least <= value < float("inf"), f"{name} is {value}, but must be at least {least}")
+    _require(least <= value, f"{name} is {value}, but must be at least {least}")  # NaN is not
+    most = 2**63 if isinstance(value, int) else math.inf  # as a checkpoint keeps it
+    _require(value < most, f"{name} is {value}, but must be below {most}")
 
 
 def _valid_seed(seed: int) -> None:

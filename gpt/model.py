@@ -155,11 +155,10 @@ class GPT(nn.Module):
         past: from `new_past`, for generating under no_grad (no gradient flows into it); idx then
             holds only the tokens that follow those it has seen: any number at first, one at a time
             afterwards.
-        ValueError if idx is not (B, T), the context would be longer than block_size, or several
-        tokens follow a past; IndexError for an unknown token.
+        TypeError if idx is no tensor; ValueError if it is not (B, T), the context would be longer
+        than block_size, or several tokens follow a past; IndexError for an unknown token.
         """
-        if idx.ndim != 2:
-            raise ValueError(f"idx must be (B, T), not {idx.shape}; idx[None] is a batch of one")
+        _check_tokens(idx)
         B, T = idx.shape
         start = len(past[0]) if past else 0
         if start and T > 1:
@@ -191,6 +190,7 @@ class GPT(nn.Module):
         seed: int = 1337,
     ) -> Tensor:
         """`idx` (B, T) with `max_new_tokens` more tokens, each drawn after all before it."""
+        _check_tokens(idx)
         sampling = Sampling(temperature, top_k, top_p)
         return tensorlib.cat([idx, *generate(self, idx, max_new_tokens, sampling, seed)], dim=1)
 
@@ -238,6 +238,14 @@ class GPT(nn.Module):
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def _check_tokens(idx: Any) -> None:
+    """TypeError or ValueError, with the remedy, unless `idx` is (B, T)."""
+    if not hasattr(idx, "shape"):
+        raise TypeError(f"idx must be a tensor (B, T), not {type(idx).__name__}: tensor([tokens])")
+    if len(idx.shape) != 2:
+        raise ValueError(f"idx must be (B, T), not {idx.shape}; idx[None] is a batch of one")
 
 
 _PARTS = {GPT, nn.Embedding, nn.ModuleList, Block, CausalSelfAttention, MLP, nn.LayerNorm}

@@ -31,11 +31,10 @@ class Exercise(common.Options):
     def __post_init__(self) -> None:
         """UserError for values with which nothing can be trained."""
         for name, value in vars(self).items():
-            flag = "--" + name.replace("_", "-")
             if type(value) is int and value < (name != "seed"):
-                raise UserError(f"{flag} is {value}, but must be at least {int(name != 'seed')}")
+                raise UserError(f"{name} is {value}, but must be at least {int(name != 'seed')}")
             if value == ():
-                raise UserError(f"{flag} is empty, but needs one at least")
+                raise UserError(f"{name} is empty, but needs one at least")
 
 
 Settings = TypeVar("Settings", bound=Exercise)

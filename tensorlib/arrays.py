@@ -50,14 +50,18 @@ def as_array(data: Any) -> Any:
 
 
 def axis_of(x: Any, dim: int, extra: int = 0) -> int:
-    """`dim` counted from 0, where x has `extra` dimensions more. IndexError if it is out of range.
+    """`dim` counted from 0, where x has `extra` dimensions more. IndexError if it is out of range,
+    TypeError if it is no integer.
 
     A 0-d tensor has the dimensions 0 and -1, as in PyTorch.
     """
     rank = x.ndim + extra or 1
-    if not -rank <= dim < rank:
-        raise IndexError(f"dim {dim} is out of range for shape {x.shape}: use {-rank}…{rank - 1}")
-    return dim % rank
+    try:
+        if -rank <= dim < rank:
+            return dim % rank
+    except TypeError:
+        raise TypeError(f"dim must be an integer, not {type(dim).__name__}") from None
+    raise IndexError(f"dim {dim} is out of range for shape {x.shape}: use {-rank}…{rank - 1}")
 
 
 # ------------------------------------------------------------------------------- type promotion
@@ -109,9 +113,6 @@ def promote(*operands: Any) -> Sequence[Any]:
     else:
         return operands  # the usual case, decided quickly: nothing but float32
     numbers = [x.item() if isinstance(x, np.generic) else x for x in operands]
-    for x in numbers:
-        if not hasattr(x, "dtype") and type(x) not in _SCALARS:
-            raise TypeError(f"expected a tensor or a number, got {type(x).__name__}: {x!r:.60}")
     dtype = result_type(*numbers)
     return [x.astype(dtype, copy=False) if hasattr(x, "dtype") else x for x in numbers]
 

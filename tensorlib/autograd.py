@@ -31,6 +31,7 @@ from . import clock
 from .arrays import as_array, is_writable, unbroadcast
 from .clock import owner_of
 from .devices import device_of
+from .errors import explained
 from .grad_mode import is_quiet, mode
 from .observe.anomaly import detect_anomaly as detect_anomaly  # autograd's in PyTorch, too
 
@@ -153,8 +154,8 @@ def operation(
             else:  # 1 / 0 is inf without a warning, as in PyTorch
                 value, gradients = mode.quiet.run(call, *arrays)
         except (ValueError, TypeError, AttributeError) as error:
-            if explained := _explained(error, name, arrays):
-                raise explained from error
+            if reason := explained(error, function, arrays, options):
+                raise reason from error
             raise
         many = type(value) is tuple
         node = None
@@ -188,32 +189,6 @@ def _constant(name: str, option: str, value: Any) -> Any:
     return value.array
 
 
-def _explained(error: Exception, name: str, arrays: list) -> Exception | None:
-    """NumPy's complaint about shapes, CuPy's about an array elsewhere, or Python's about a list
-    that is no array, as the exception that PyTorch raises; None for any other error."""
-    if isinstance(error, AttributeError):
-        i = next((i for i, x in enumerate(arrays) if isinstance(x, (list, tuple))), None)
-        if i is None:
-            return None
-        given = type(arrays[i]).__name__
-        return TypeError(f"{name}: argument {i} must be a tensor, not a {given}: use tensor(…)")
-    arrays = [x for x in arrays if hasattr(x, "shape") and not isinstance(x, np.generic)]
-    devices = sorted({device_of(x) for x in arrays})
-    if len(devices) > 1:
-        return RuntimeError(
-            f"{name}: a tensor is on device {devices[0]!r} and another on {devices[1]!r}; "
-            "move one with .to(device)"
-        )
-    if not isinstance(error, ValueError):
-        return None
-    shapes = ", ".join(str(tuple(x.shape)) for x in arrays)
-    reason = str(error)
-    if reason.startswith("operands could not be broadcast"):
-        reason = "sizes must be equal, or one of them 1, counted from the last"
-    kind = IndexError if isinstance(error, IndexError) else RuntimeError
-    return kind(f"{name} of shapes {shapes}: {reason}")
-
-
 # ------------------------------------------------------------------------------------ backward
 
 
@@ -235,9 +210,12 @@ def backward(
     for (leaf, _), gradient in found.items():
         if leaf.grad is None:
             leaf.grad = _tensor_type(gradient)
-        else:
+        elif isinstance(leaf.grad, TensorBase):
             leaf.grad.array += gradient
             clock.mark_written(leaf.grad.array)
+        else:
+            kind = type(leaf.grad).__name__
+            raise TypeError(f"backward: a .grad is a tensor or None, not {kind}: set it to None")
 
 
 def grad(

@@ -13,6 +13,7 @@ import numpy as np
 from . import random
 from .arrays import DEFAULT_FLOAT
 from .devices import device_of, library, move
+from .errors import takes_tensors
 from .ops.shape import sizes_of
 from .tensor import Tensor
 
@@ -97,18 +98,22 @@ def empty(*size: Sizes, dtype: Any = DEFAULT_FLOAT, device="cpu", requires_grad=
     return _wrap(library(device).empty(_shape(size), dtype), device, requires_grad)
 
 
+@takes_tensors
 def zeros_like(input: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     return _wrap(np.zeros_like(input.array, dtype), input.device, requires_grad)
 
 
+@takes_tensors
 def ones_like(input: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     return _wrap(np.ones_like(input.array, dtype), input.device, requires_grad)
 
 
+@takes_tensors
 def empty_like(input: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     return _wrap(np.empty_like(input.array, dtype), input.device, requires_grad)
 
 
+@takes_tensors
 def full_like(
     input: Tensor, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False
 ) -> Tensor:
@@ -190,14 +195,17 @@ def randperm(n: int, *, device: str = "cpu", generator=None) -> Tensor:
     return _wrap(random.randperm(n, generator=generator), device)
 
 
+@takes_tensors
 def rand_like(input: Tensor) -> Tensor:
     return rand(input.shape, dtype=input.dtype, device=input.device)
 
 
+@takes_tensors
 def randn_like(input: Tensor) -> Tensor:
     return randn(input.shape, dtype=input.dtype, device=input.device)
 
 
+@takes_tensors
 def multinomial(
     input: Tensor, num_samples: int, replacement: bool = False, *, generator=None
 ) -> Tensor:
@@ -214,16 +222,19 @@ def multinomial(
 # --------------------------------------------------------------------------- comparing, counting
 
 
+@takes_tensors
 def allclose(input: Tensor, other: Tensor, rtol=1e-05, atol=1e-08, equal_nan=False) -> bool:
     """Whether |input - other| <= atol + rtol · |other| everywhere."""
     return bool(np.allclose(input.array, other.array, rtol, atol, equal_nan))
 
 
+@takes_tensors
 def equal(input: Tensor, other: Tensor) -> bool:
     """Whether two tensors have the same shape and the same values."""
     return bool(np.array_equal(input.array, other.array))
 
 
+@takes_tensors
 def bincount(input: Tensor, minlength: int = 0) -> Tensor:
     """How often each of 0, 1, 2, … occurs in a 1-D tensor of integers."""
     if input.ndim != 1 or input.dtype.kind != "i" or (input.numel() and input.array.min() < 0):

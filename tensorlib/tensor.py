@@ -358,6 +358,8 @@ class Tensor(autograd.TensorBase):
         if not is_writable(self.array):
             shared = "several of its elements are one; take x.clone()"
             raise RuntimeError(f"in place on shape {self.shape}: {shared}")
+        if other is None:  # of which NumPy would make nan
+            raise TypeError("in place: expected a tensor or a number, got None")
         if not isinstance(other, Tensor):
             return other
         if other.device != self.device:

@@ -395,3 +395,9 @@ def test_a_mistake_ends_in_one_line():
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch("error: invalid choice 'spam'.*--what.*\n", done.stderr)
+
+
+@pytest.mark.parametrize("out", [".", "nowhere/RESULTS.md"])
+def test_a_place_for_results_that_is_none_is_told_before_anything_is_measured(out, tmp_path):
+    with pytest.raises(UserError, match=r"^cannot write --out .*: "):
+        benchmarks.run(benchmarks.Benchmark(out=tmp_path / out))

@@ -58,6 +58,7 @@ def run(
     except MemoryError as error:
         sys.exit(_complain(f"{out_of_memory(error)}; {smaller}"))
     except KeyboardInterrupt:
+        signals.ignore()
         sys.exit(130)
     except signals.Terminated as stop:
         sys.exit(128 + stop.number)
@@ -202,7 +203,7 @@ def parse(
         for flag in () if partial else filter(_is_flag, arguments):
             if _name(flag) not in _flags(cls):
                 raise UserError(_unknown(flag, cls)) from None
-        raise UserError(_first_paragraph(complaint.getvalue())) from None
+        raise UserError(_with_flags(_first_paragraph(complaint.getvalue()), cls)) from None
     if unknown and not partial:
         stray = unknown[0]
         is_flag = stray.startswith(_DASHES)
@@ -243,6 +244,22 @@ def _first_paragraph(box: str) -> str:
     return text[:1].lower() + text[1:]
 
 
+def _with_flags(message: str, cls: type) -> str:
+    """What a configuration says of its fields, by their flags: its first word, which may be a
+    field's name, and those with an underscore."""
+    known = [flag(name) for name in _flags(cls)]
+
+    def translated(word: re.Match) -> str:
+        return flag(word[0]) if flag(word[0]) in known else word[0]
+
+    return re.sub(r"^\w+|\b[a-z]+_\w+", translated, message)
+
+
+def flag(field: str) -> str:
+    """The flag of a configuration's field: "--max-iters" for max_iters."""
+    return "--" + field.replace("_", "-")
+
+
 def _is_flag(argument: str) -> bool:
     return re.fullmatch(r"--\w[\w-]*(=.*)?", argument, re.DOTALL) is not None
 
@@ -275,7 +292,11 @@ def _unknown(flag: str, cls: type) -> str:
     near = [flag for flag in flags if "".join(re.findall(r"\b\w", flag)) == name]  # lr
     near = near or difflib.get_close_matches(name, flags, n=1, cutoff=0.5)
     told = f"unknown flag {flag.split('=')[0]}"
-    return f"{told}; did you mean --{near[0]}?" if near else f"{told}; see --help"
+    if near:
+        return f"{told}; did you mean --{near[0]}?"
+    paths = [f.name for f in dataclasses.fields(cls) if re.search("Path.*Positional", str(f.type))]
+    hint = f"the {paths[0]} is given without a flag, " if paths else ""
+    return f"{told}; {hint}see --help"
 
 
 def _flags(cls: type, kind: str = "") -> list[str]:
@@ -283,7 +304,7 @@ def _flags(cls: type, kind: str = "") -> list[str]:
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(field.default):
             flags += _flags(type(field.default), kind)
-        elif "Positional" not in str(field.type) and kind in str(field.type):
+        elif kind in str(field.type) and not re.search("Positional|Suppress", str(field.type)):
             flags.append(field.name.replace("_", "-"))
     return flags
 

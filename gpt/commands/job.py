@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.checkpoint import Checkpoint
+from gpt.commands.cli import flag
 from gpt.commands.header import header
 from gpt.config import TrainConfig, UserError
 from gpt.data import Corpus, load_corpus
@@ -66,8 +67,8 @@ def weights_for(config: TrainConfig, path: Path) -> Pretrained:
     for name in model:
         if name not in ("block_size", "dropout", "vocab_size") and model[name] != theirs[name]:
             raise UserError(
-                f"{path} is of a model with {name} {theirs[name]}, not {model[name]}; leave that "
-                "flag out (of the model only --block-size and --dropout can change)"
+                f"{path} is of a model with {flag(name)} {theirs[name]}, not {model[name]}; leave "
+                "that out (of the model only --block-size and --dropout can change)"
             )
     return weights
 
@@ -127,7 +128,7 @@ def _resumable_checkpoint(config: TrainConfig, text: Text) -> Checkpoint:
 
 
 def _changes(before: Any, now: Any, but: Collection[str]) -> str:
-    """Which settings differ: "n_layer was 4, is 6 now"."""
+    """Which settings differ: "--n-layer was 4, is 6 now"."""
     old, new = dataclasses.asdict(before), dataclasses.asdict(now)
     changed = [name for name in old if name not in but and old[name] != new[name]]
-    return ", ".join(f"{name} was {old[name]}, is {new[name]} now" for name in changed)
+    return ", ".join(f"{flag(name)} was {old[name]}, is {new[name]} now" for name in changed)

@@ -205,5 +205,5 @@ def _written(size: float) -> str:
     if size < 1e9:
         return f"{size / 1e6:.0f} MB"
     if size > 1e15:
-        return "more than 1,000,000 GB"
+        return "1,000,000 GB or more"
     return f"{size / 1e9:,.{1 if size < 1e11 else 0}f} GB"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
@@ -33,6 +34,13 @@ def handle() -> None:
     for number in _NUMBERS:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _terminate)
+
+
+def ignore() -> None:
+    """From now on Ctrl-C does nothing (but in a notebook, which lives on): to interrupt Python as
+    it shuts down only makes tracebacks."""
+    if "ipykernel" not in sys.modules:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _terminate(number: int, frame: Any) -> None:

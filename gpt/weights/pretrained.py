@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import tensorlib
-from gpt.checkpoint import Checkpoint
+from gpt.checkpoint import Checkpoint, runs_in
 from gpt.config import Activation, GPTConfig, UserError
 from gpt.model import GPT
 from gpt.tokenizer import (
@@ -95,7 +95,8 @@ def load(path: Path) -> Pretrained:
         names = ("best.safetensors", "model.safetensors.index.json", "model.safetensors", "ckpt.pt")
         found = [path / name for name in names if (path / name).exists()]
         if not found:
-            raise UserError(f"there is no model in {path}: none of {', '.join(names)}")
+            expected = f"there is no model in {path}: none of {', '.join(names)}"
+            raise UserError(runs_in(path) or expected)
         path = found[0]
     if path.name.endswith(".index.json"):
         return _hugging_face(path)

@@ -76,6 +76,8 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
+            if not unknown[0].startswith("-"):
+                raise UsageError(f"unknown {unknown[0]!r}; did you mean --op {unknown[0]}?")
             flags = [flag for action in self._actions for flag in action.option_strings]
             raise UsageError(f"unknown {unknown[0]!r}{_nearest(unknown[0].split('=')[0], flags)}")
         return options

@@ -16,6 +16,7 @@ from ..arrays import promote, promote_types, require_floating
 from ..autocast_mode import in_float32, loss_dtype, lowered, lowered_weights, norm_dtype
 from ..autograd import operation
 from ..bounds import Bounds
+from ..errors import takes_tensors
 from ..kernels import kernels
 from ..ops import log_softmax, relu, sigmoid, softmax, tanh  # noqa: F401  (functions of F, too)
 from ..tensor import Tensor
@@ -58,9 +59,14 @@ def masked_softmax(input, mask, dim=-1):
 
 
 @operation
-def _linear(x, weight, bias):
-    dtypes = x.dtype, weight.dtype  # as they came, and as their gradients leave
-    (x,), (weight, bias) = lowered(x), lowered_weights(weight, bias)
+def _linear(input, weight, bias):
+    if input.ndim == 0 or weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
+        raise RuntimeError(
+            f"linear: input {input.shape} and weight {weight.shape} do not fit: "
+            "the last size of the input must be the second of the weight"
+        )
+    dtypes = input.dtype, weight.dtype  # as they came, and as their gradients leave
+    (x,), (weight, bias) = lowered(input), lowered_weights(weight, bias)
     require_floating("linear", x, weight, bias)
     return kernels(x).linear(x, weight, bias), (
         lambda grad, needed: kernels(grad).linear_backward(grad, x, weight, needed, *dtypes)
@@ -69,20 +75,19 @@ def _linear(x, weight, bias):
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b. input (…, in), weight (out, in), bias (out,); the result is (…, out)."""
-    if input.ndim == 0 or weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
-        raise RuntimeError(
-            f"linear: input {input.shape} and weight {weight.shape} do not fit: "
-            "the last size of the input must be the second of the weight"
-        )
     return _linear(input, weight, bias)
 
 
 @operation
-def _embedding(index, weight):
+def _embedding(input, weight):
+    if input.dtype.kind != "i":
+        raise RuntimeError(f"embedding: the input must be integers, not {input.dtype}")
+    if weight.ndim != 2:
+        raise RuntimeError(f"embedding: the weight must be (V, C), not of shape {weight.shape}")
     rows = len(weight)
-    return kernels(weight).embedding(index, weight), (
+    return kernels(weight).embedding(input, weight), (
         None,
-        lambda grad: kernels(grad).embedding_backward(grad, index, rows),
+        lambda grad: kernels(grad).embedding_backward(grad, input, rows),
     )
 
 
@@ -91,10 +96,6 @@ def embedding(input: Tensor, weight: Tensor) -> Tensor:
 
     IndexError for an index outside 0 … V − 1.
     """
-    if input.dtype.kind != "i":
-        raise RuntimeError(f"embedding: the input must be integers, not {input.dtype}")
-    if weight.ndim != 2:
-        raise RuntimeError(f"embedding: the weight must be (V, C), not of shape {weight.shape}")
     return _embedding(input, weight)
 
 
@@ -103,11 +104,12 @@ def embedding(input: Tensor, weight: Tensor) -> Tensor:
 
 @operation
 @in_float32
-def _layer_norm(x, weight, bias, dims, eps):
+def _layer_norm(input, weight, bias, row, eps):
+    x, row = input, _normalized_sizes("layer_norm", input, row, weight, bias)
     require_floating("layer_norm", x, weight, bias)
-    shape, row = x.shape, x.shape[x.ndim - dims :]
     gain, shift = (None if w is None else w.reshape(-1) for w in (weight, bias))
-    y, normed, rstd = kernels(x).layer_norm(_as_rows(x, dims), gain, shift, eps, norm_dtype(x))
+    y, normed, rstd = kernels(x).layer_norm(_as_rows(x, row), gain, shift, eps, norm_dtype(x))
+    shape = x.shape
 
     def gradients(grad, needed):
         grad = grad.reshape(normed.shape)
@@ -129,18 +131,18 @@ def layer_norm(
     normalized_shape: the sizes of those dimensions, and the shape of weight and bias. The
     variance is the biased one. Ba, Kiros & Hinton, Layer Normalization (2016).
     """
-    dims = _normalized_dims("layer_norm", input, normalized_shape, weight, bias)
-    return _layer_norm(input, weight, bias, dims, eps)
+    return _layer_norm(input, weight, bias, normalized_shape, eps)
 
 
 @operation
 @in_float32
-def _rms_norm(x, weight, dims, eps):
+def _rms_norm(input, weight, row, eps):
+    x, row = input, _normalized_sizes("rms_norm", input, row, weight)
     require_floating("rms_norm", x, weight)
     eps = float(np.finfo(x.dtype).eps) if eps is None else eps
-    shape, row = x.shape, x.shape[x.ndim - dims :]
     gain = None if weight is None else weight.reshape(-1)
-    y, normed, rstd = kernels(x).rms_norm(_as_rows(x, dims), gain, eps, norm_dtype(x))
+    y, normed, rstd = kernels(x).rms_norm(_as_rows(x, row), gain, eps, norm_dtype(x))
+    shape = x.shape
 
     def gradients(grad, needed):
         grad = grad.reshape(normed.shape)
@@ -157,28 +159,24 @@ def rms_norm(
 
     Zhang & Sennrich, Root Mean Square Layer Normalization (2019).
     """
-    dims = _normalized_dims("rms_norm", input, normalized_shape, weight)
-    return _rms_norm(input, weight, dims, eps)
+    return _rms_norm(input, weight, normalized_shape, eps)
 
 
-def _normalized_dims(name: str, input: Tensor, normalized_shape: Any, *weights: Any) -> int:
-    """How many last dimensions are normalised, once all shapes are seen to agree."""
-    if isinstance(normalized_shape, int):
-        normalized_shape = (normalized_shape,)
-    row = tuple(normalized_shape)
+def _normalized_sizes(name, input, normalized_shape, *weights):
+    """The sizes of the dimensions that are normalised, once all shapes are seen to agree."""
+    row = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     wrong = [w.shape for w in weights if w is not None and w.shape != row]
     if not row or input.shape[-len(row) :] != row or wrong:
         raise RuntimeError(
             f"{name}: normalized_shape {row} must be the last sizes of the input {input.shape}, "
             f"and the shape of the weights{f', not {wrong[0]}' if wrong else ''}"
         )
-    return len(row)
+    return row
 
 
-def _as_rows(x, dims):
-    """(…, normalised dimensions) as rows (N, C)."""
-    lead = x.ndim - dims
-    return x.reshape(math.prod(x.shape[:lead]), math.prod(x.shape[lead:]))
+def _as_rows(x, row):
+    """(…, *row) as rows (N, C)."""
+    return x.reshape(math.prod(x.shape[: x.ndim - len(row)]), math.prod(row))
 
 
 def _reshaped(arrays, shapes):
@@ -189,8 +187,9 @@ def _reshaped(arrays, shapes):
 
 
 @operation
-def _dropout(x, threshold):
-    y, keep = kernels(x).dropout(x, random.dropout_draw(x.size), threshold)
+def _dropout(input, threshold):
+    require_floating("dropout", input)
+    y, keep = kernels(input).dropout(input, random.dropout_draw(input.size), threshold)
     return y, (lambda grad: kernels(grad).dropout_backward(grad, keep, threshold),)
 
 
@@ -201,10 +200,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     Which are dropped follows from `manual_seed`, or inside `random.counter(...)` from its counter.
     """
     threshold = _dropout_threshold("dropout", p)
-    if not training:
-        return input
-    require_floating("dropout", input)
-    return _dropout(input, threshold) if threshold else input
+    return _dropout(input, threshold) if training and threshold else input
 
 
 @operation
@@ -220,6 +216,7 @@ def _dropout_add(x, residual, threshold):
     )
 
 
+@takes_tensors
 def dropout_add(input: Tensor, residual: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """residual + dropout(input, p): how a branch joins the residual stream; on a GPU one kernel.
 
@@ -283,6 +280,7 @@ def _cross_entropy(logits, targets, ignored, smoothing):
     return losses, (lambda grad: kernels(grad).cross_entropy_backward(grad, shares, *goal, dtype),)
 
 
+@takes_tensors
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -321,6 +319,7 @@ def _nll(x, targets, ignored):
     return losses, (grad_x,)
 
 
+@takes_tensors
 def nll_loss(
     input: Tensor, target: Tensor, *, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
@@ -352,6 +351,7 @@ def _binary_cross_entropy_with_logits(x, y):
     return losses, (lambda grad: grad * (1 / (1 + np.exp(-x)) - y), lambda grad: -grad * x)
 
 
+@takes_tensors
 def binary_cross_entropy_with_logits(
     input: Tensor, target: Tensor, *, reduction: str = "mean"
 ) -> Tensor:
@@ -360,9 +360,12 @@ def binary_cross_entropy_with_logits(
         raise ValueError(
             f"binary_cross_entropy_with_logits: {input.shape} and {target.shape} differ in shape"
         )
+    for x in (input, target):
+        require_floating("binary_cross_entropy_with_logits", x)
     return _reduced(_binary_cross_entropy_with_logits(input, target), reduction)
 
 
+@takes_tensors
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """1 at the class and 0 elsewhere, as int64 (…, num_classes); -1 takes the largest + 1."""
     index = tensor.array
@@ -379,14 +382,16 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 
 
 @operation
-def _attention(q, k, v, mask, causal, scale, threshold):
-    q, k, v = lowered(q, k, v)
+def _attention(query, key, value, attn_mask, causal, scale, threshold):
+    _check_attention(query, key, value, attn_mask, causal)
+    q, k, v = lowered(query, key, value)
     require_floating("scaled_dot_product_attention", q, k, v)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     draw = None
     if threshold:
         lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
         draw = random.dropout_draw(math.prod(lead) * q.shape[-2] * k.shape[-2])
-    y, saved = kernels(q).attention(q, k, v, mask, causal, scale, draw, threshold)
+    y, saved = kernels(q).attention(q, k, v, attn_mask, causal, scale, draw, threshold)
 
     def gradients(grad, needed):
         return kernels(grad).attention_backward(grad, q, k, v, saved, causal, scale, threshold)
@@ -411,6 +416,11 @@ def scaled_dot_product_attention(
     dropout_p: dropped whatever the mode, as in PyTorch: pass 0 in evaluation.
     Vaswani et al., Attention Is All You Need (2017).
     """
+    threshold = _dropout_threshold("scaled_dot_product_attention", dropout_p)
+    return _attention(query, key, value, attn_mask, is_causal, scale, threshold)
+
+
+def _check_attention(query, key, value, attn_mask, is_causal):
     rank = min(query.ndim, key.ndim, value.ndim)
     if rank < 2 or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         raise RuntimeError(
@@ -422,9 +432,6 @@ def scaled_dot_product_attention(
         raise RuntimeError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     if attn_mask is not None and attn_mask.dtype not in (np.bool_, np.float32, query.dtype):
         raise RuntimeError(
-            f"scaled_dot_product_attention: attn_mask must be bool, float32 or {query.dtype}, "
-            f"not {attn_mask.dtype}"
+            f"scaled_dot_product_attention: attn_mask must be bool, float32 or of the query's "
+            f"dtype, not {attn_mask.dtype}"
         )
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    threshold = _dropout_threshold("scaled_dot_product_attention", dropout_p)
-    return _attention(query, key, value, attn_mask, is_causal, scale, threshold)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..creation import empty, ones, zeros
+from ..ops.shape import sizes_of
 from ..tensor import Tensor
 from . import functional as F
 from . import init
@@ -74,13 +75,13 @@ class LayerNorm(Module):
 
     def __init__(
         self,
-        normalized_shape: int | Iterable[int],
+        normalized_shape: int | Sequence[int],
         eps: float = 1e-5,
         elementwise_affine: bool = True,
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.normalized_shape = _as_tuple(normalized_shape)
+        self.normalized_shape = sizes_of((normalized_shape,))
         self.eps, self.elementwise_affine = eps, elementwise_affine
         shape, has_bias = self.normalized_shape, elementwise_affine and bias
         self.register_parameter("weight", Parameter(ones(shape)) if elementwise_affine else None)
@@ -101,12 +102,12 @@ class RMSNorm(Module):
 
     def __init__(
         self,
-        normalized_shape: int | Iterable[int],
+        normalized_shape: int | Sequence[int],
         eps: float | None = None,
         elementwise_affine: bool = True,
     ) -> None:
         super().__init__()
-        self.normalized_shape = _as_tuple(normalized_shape)
+        self.normalized_shape = sizes_of((normalized_shape,))
         self.eps, self.elementwise_affine = eps, elementwise_affine
         weight = Parameter(ones(self.normalized_shape)) if elementwise_affine else None
         self.register_parameter("weight", weight)
@@ -219,7 +220,9 @@ class _Container(Module):
     def append(self, module: Module) -> _Container:
         if not isinstance(module, Module):
             kind, remedy = type(module).__name__, ""
-            if isinstance(self, Sequential) and isinstance(module, (list, tuple)):
+            if isinstance(module, type):
+                kind, remedy = "a class", f": make one of it, {module.__name__}()"
+            elif isinstance(self, Sequential) and isinstance(module, (list, tuple)):
                 remedy = ": unpack it, Sequential(*layers)"
             raise TypeError(f"{type(self).__name__} holds modules, not {kind}{remedy}")
         setattr(self, str(len(self)), module)
@@ -299,7 +302,3 @@ class MSELoss(Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(input, target, reduction=self.reduction)
-
-
-def _as_tuple(shape: int | Iterable[int]) -> tuple[int, ...]:
-    return (shape,) if isinstance(shape, int) else tuple(shape)

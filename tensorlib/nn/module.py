@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from ..creation import zeros
 from ..grad_mode import mode, no_grad
 from ..tensor import Tensor, clear_gradients
@@ -213,10 +215,10 @@ class Module:
         if strict and missing:
             problems.append(f"Missing key(s) in state_dict: {_listed(missing)}.")
         problems += [
-            f"size mismatch for {name}: the state has {tuple(state_dict[name].shape)}, "
+            f"size mismatch for {name}: the state has {np.shape(state_dict[name])}, "
             f"the model {tensor.shape}."
             for name, tensor in own.items()
-            if name in state_dict and state_dict[name].shape != tensor.shape
+            if name in state_dict and np.shape(state_dict[name]) != tensor.shape
         ]
         if problems:
             text = "\n\t".join(problems)

@@ -296,5 +296,5 @@ def _no_floats(symbol, *operands):
         for x in operands
     ):
         raise RuntimeError(
-            f"{symbol} is for bools and integers: compare first, as in (x > 0) {symbol} m"
+            f"{symbol} is for bools and integers: compare first, in brackets, as in (x > 0)"
         )

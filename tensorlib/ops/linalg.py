@@ -6,6 +6,7 @@ import math
 
 from ..autocast_mode import lowered
 from ..autograd import operation
+from ..errors import takes_tensors
 from ..kernels.cublas import product
 from .elementwise import mul
 from .shape import unsqueeze
@@ -58,6 +59,7 @@ def _check(x, y):
         raise RuntimeError(f"matmul: the inner sizes of {x.shape} and {y.shape} differ")
 
 
+@takes_tensors
 def outer(input, vec2):
     """The products of every element of one vector with every element of another: (n, m)."""
     if input.ndim != 1 or vec2.ndim != 1:

@@ -14,6 +14,7 @@ import numpy as np
 from ..arrays import already_stacked, axis_of, is_floating, promote
 from ..autograd import TensorBase, operation
 from ..devices import device_of, move
+from ..errors import takes_tensors
 
 
 def sizes_of(sizes):
@@ -139,22 +140,25 @@ def _with_zeros(grads, shapes):
     return [np.zeros_like(some, shape=s) if g is None else g for g, s in zip(grads, shapes)]
 
 
+@takes_tensors
 def split(tensor, split_size_or_sections, dim=0):
     """Views of consecutive pieces along `dim`: of one size (the last may be smaller), or of the
     sizes in a list, which must add up to the length."""
     axis = axis_of(tensor.array, dim)
     length = tensor.shape[axis]
-    sections = split_size_or_sections
-    if isinstance(sections, int):
-        if sections <= 0:
-            raise RuntimeError(f"split: the size must be positive, not {sections}")
-        sections = [min(sections, length - a) for a in range(0, length, sections)] or [0]
-    elif sum(sections) != length:
+    sections = sizes_of((split_size_or_sections,))
+    if not isinstance(split_size_or_sections, (tuple, list)):
+        (size,) = sections
+        if size <= 0:
+            raise RuntimeError(f"split: the size must be positive, not {size}")
+        sections = [min(size, length - a) for a in range(0, length, size)] or [0]
+    elif sum(sections) != length or min(sections, default=0) < 0:
         raise RuntimeError(f"split: the sizes {sections} do not add up to {length}")
     bounds = [0, *np.cumsum(sections).tolist()]
     return _split(tensor, bounds, axis)
 
 
+@takes_tensors
 def chunk(input, chunks, dim=0):
     """At most `chunks` views of equal size along `dim`; the last may be smaller."""
     if chunks <= 0:
@@ -165,6 +169,7 @@ def chunk(input, chunks, dim=0):
     return split(input, -(-length // chunks), dim)
 
 
+@takes_tensors
 def unbind(input, dim=0):
     """A tuple of the slices along `dim`, without that dimension."""
     axis = axis_of(input.array, dim)
@@ -202,10 +207,9 @@ def cat(tensors, dim=0):
 
     1-D tensors of length 0 are passed over, as in PyTorch.
     """
-    tensors = list(tensors)
+    tensors = _tensors_only("cat", tensors)
     if not tensors:
         raise ValueError("cat: the list of tensors is empty")
-    _tensors_only("cat", tensors)
     if any(x.ndim == 0 for x in tensors):
         raise RuntimeError("cat: a tensor without dimensions cannot be joined; use stack")
     filled = [x for x in tensors if x.array.shape != (0,)] or tensors
@@ -214,19 +218,22 @@ def cat(tensors, dim=0):
 
 def stack(tensors, dim=0):
     """Tensors of one shape beside each other along a new dimension."""
-    tensors = list(tensors)
+    tensors = _tensors_only("stack", tensors)
     if not tensors:
         raise RuntimeError("stack: the list of tensors is empty")
-    _tensors_only("stack", tensors)
     if len({x.shape for x in tensors}) > 1:
         raise RuntimeError(f"stack: shapes differ: {', '.join(str(x.shape) for x in tensors)}")
     return _stack(*tensors, dim=axis_of(tensors[0].array, dim, extra=1))
 
 
 def _tensors_only(name, tensors):
+    if isinstance(tensors, TensorBase):
+        raise TypeError(f"{name}: put the tensors in a list, as in {name}([x, y])")
+    tensors = list(tensors)
     for x in tensors:
         if not isinstance(x, TensorBase):
             raise TypeError(f"{name}: expected tensors, got {type(x).__name__}")
+    return tensors
 
 
 @operation(prepare=promote)

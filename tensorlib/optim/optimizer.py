@@ -60,8 +60,11 @@ class Optimizer:
 
     def _check(self, group: dict[str, Any]) -> None:
         for name in ("lr", "eps", "weight_decay", "momentum"):
-            if group.get(name, 0) < 0:
-                raise ValueError(f"{name} must not be negative: {group[name]}")
+            value = group.get(name, 0)
+            if value is None or isinstance(value, str):
+                raise TypeError(f"{name} must be a number, not {value!r}")
+            if value < 0:
+                raise ValueError(f"{name} must not be negative: {value}")
         for beta in group.get("betas", ()):
             if not 0 <= beta < 1:
                 raise ValueError(f"betas must be at least 0 and below 1: {group['betas']}")

@@ -62,6 +62,7 @@ WRONG = [
     (GPTConfig, "activation", "silu"),
     *((TrainConfig, n, 0) for n in ("max_iters", "eval_interval", "eval_iters", "batch_size")),
     *((TrainConfig, name, -1) for name in ("seed", "warmup_iters", "weight_decay", "grad_clip")),
+    *((TrainConfig, name, 2**63) for name in ("max_iters", "warmup_iters", "grad_accum")),
     (TrainConfig, "sample_interval", -1),
     (TrainConfig, "seed", 2**64),
     *((TrainConfig, "learning_rate", value) for value in (0.0, -1.0, NAN, INF)),

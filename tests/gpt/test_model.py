@@ -213,8 +213,11 @@ def test_without_targets_there_is_no_loss():
 
 def test_a_context_of_another_shape_or_too_long():
     model = GPT(GPTConfig(**SMALL))
-    with pytest.raises(ValueError, match=r"idx must be \(B, T\), not \(5,\)"):
-        model(tensorlib.zeros(5, dtype=tensorlib.long))
+    for compute in (model, lambda idx: model.generate(idx, 3)):
+        with pytest.raises(ValueError, match=r"idx must be \(B, T\), not \(5,\)"):
+            compute(tensorlib.zeros(5, dtype=tensorlib.long))
+        with pytest.raises(TypeError, match=r"idx must be a tensor \(B, T\), not list"):
+            compute([[1, 2]])
     with pytest.raises(ValueError, match=r"9 tokens.*block_size is 8"):
         model(tensorlib.zeros(1, 9, dtype=tensorlib.long))
 

@@ -129,7 +129,7 @@ def test_a_second_ctrl_c_destroys_nothing(script, text_file, tiny, tmp_path):
             process.send_signal(signal.SIGINT)
         time.sleep(0.003)
     _, err = process.communicate(timeout=30)
-    assert process.returncode in (130, -signal.SIGINT)  # the latter while Python shuts down
+    assert process.returncode == 130
     assert "Traceback" not in err
     step = int(err.split("stopped at step ")[1].split(",")[0]) if err else 0
     done = script("train.py", "--resume", "--out", "run", "--max-iters", max(step, 41))
@@ -352,7 +352,7 @@ def test_a_run_is_overwritten_only_when_told(trained, script, tmp_path):
 def test_what_may_change_when_a_run_goes_on(trained):
     check_mistake(
         trained("--resume", "--n-layer", 2, "--no-bias"),
-        "n_layer was 1, is 2 now, bias was True, is False now", "--out",
+        "--n-layer was 1, is 2 now, --bias was True, is False now", "--out",
     )  # fmt: skip
     free = {"max_iters": 6, "learning_rate": 0.002, "eval_interval": 2, "batch_size": 3,
             "dropout": 0.1, "grad_clip": 0.5, "seed": 5}  # fmt: skip
@@ -360,7 +360,7 @@ def test_what_may_change_when_a_run_goes_on(trained):
     done = trained("--resume", "--device", "cpu", "--processes", 2, *flags)
     assert done.returncode == 0, done.stderr
     assert "from here on: " in done.stderr
-    assert "learning_rate was 0.001, is 0.002 now" in done.stderr
+    assert "--learning-rate was 0.001, is 0.002 now" in done.stderr
     assert trained("--resume", *flags, "--max-iters", 7).stderr.count("was") == 1
 
 

@@ -69,6 +69,7 @@ def test_a_name_is_also_that_of_its_layer_and_function(capsys):
     ("arguments", "message"),
     [
         (["--op", "sofmax"], "error: there is no 'sofmax' to check; did you mean softmax?"),
+        (["softmax"], "error: unknown 'softmax'; did you mean --op softmax?"),
         (["--devise", "cpu"], "error: unknown '--devise'; did you mean --device?"),
         (["--dtype", "float8"], "invalid choice: 'float8'"),
         (["--kernels", "fused"], "error: --kernels fused needs --device gpu --dtype float32"),

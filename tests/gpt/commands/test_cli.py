@@ -51,6 +51,7 @@ WRONG = {
     "--nlayer=3": r"unknown flag --nlayer; did you mean --n-layer\?",
     "--run 3": r"unknown flag --run; see --help",
     "--batchsize 3": r"unknown flag --batchsize; did you mean --batch-size\?",
+    "--vocab-size 3": r"unknown flag --vocab-size; did you mean --block-size\?",
     "--lr 3": r"unknown flag --lr; did you mean --learning-rate\?",
     "--max-iters 1e5": "^--max-iters: '1e5' is no whole number$",
     "--dropout x": "^--dropout: 'x' is no number$",
@@ -70,10 +71,15 @@ WRONG = {
     "--preset huge": "'huge'.*'nanogpt-cpu', 'video', 'notebook'",
     "--device tpu": "'tpu'.*'cpu', 'gpu', 'cuda'",
     "--activation silu": "'silu'.*'relu', 'gelu', 'gelu_tanh'",
-    "--n-embd 130": r"n_embd \(130\) must be a multiple of n_head \(4\)",
-    "--preset video --n-head 5": r"n_embd \(384\) must be a multiple of n_head \(5\)",
-    "--dropout 1": r"^dropout is 1\.0, but must be in \[0, 1\)$",
-    "--learning-rate nan": "^learning_rate is nan, but must be a positive number$",
+    "--n-embd 130": r"^--n-embd \(130\) must be a multiple of --n-head \(4\), so that",
+    "--preset video --n-head 5": r"^--n-embd \(384\) must be a multiple of --n-head \(5\)",
+    "--dropout 1": r"^--dropout is 1\.0, but must be in \[0, 1\)$",
+    "--learning-rate nan": "^--learning-rate is nan, but must be a positive number$",
+    "--max_iters 0": "^--max-iters is 0, but must be at least 1$",
+    "--min-lr 1": r"^--min-lr \(1\.0\) must not be above --learning-rate \(0\.001\)$",
+    "--processes 13": "^--processes is 13, but must be from 1 to --batch-size$",
+    f"--max-iters {2**63}": rf"^--max-iters is {2**63}, but must be below {2**63}$",
+    "--tokenizer data": "^--tokenizer is 'data', but must be char, bytes, gpt2, or bpe:SIZE, ",
 }
 
 
@@ -172,7 +178,9 @@ def test_help_shows_the_presets_defaults(capsys):
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_errors_become_statuses(error, status, line, capsys):
+def test_errors_become_statuses(error, status, line, capsys, monkeypatch):
+    monkeypatch.setattr(cli.signals, "ignore", lambda: None)  # pytest lives on
+
     def main():
         raise error
 

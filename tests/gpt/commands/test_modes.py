@@ -147,7 +147,7 @@ def test_early_stop_counts_on_after_a_resume(script, worse, tiny, tmp_path):
     done = script("train.py", *flags, "--max-iters", 100, "--resume")
     assert done.returncode == 0
     changed, stopped = done.stderr.splitlines()
-    assert changed == "from here on: max_iters was 4, is 100 now"
+    assert changed == "from here on: --max-iters was 4, is 100 now"
     assert stopped.startswith("stopped at step 6: 3 evaluations without a better")
     assert [r["step"] for r in reports(tmp_path / "run")] == [0, 2, 4, 6, 6]
     assert "best.safetensors, of step 0)" in done.stdout

@@ -66,7 +66,7 @@ def test_ctrl_c_while_sampling(trained, script):
 def test_sampling_mistakes(trained, script, tmp_path):
     check_mistake(script("sample.py", "--prompt", "the café"), "'é'")
     check_mistake(script("sample.py", "--checkpoint", "nothing"), "nothing", "No such file")
-    check_mistake(script("sample.py", "--top-p", 2), "top_p", "2.0")
+    check_mistake(script("sample.py", "--top-p", 2), "--top-p", "2.0")
     check_mistake(script("sample.py", "--promt", "a"), "--promt", "--prompt")
     best = tmp_path / "runs" / "1" / "best.safetensors"
     whole = best.read_bytes()
@@ -74,6 +74,27 @@ def test_sampling_mistakes(trained, script, tmp_path):
     check_mistake(script("sample.py"), "truncated", "best.safetensors")
     best.write_bytes(whole[:-9] + b"\xff" + whole[-8:])
     check_mistake(script("sample.py"), "damaged", "best.safetensors")
+
+
+def test_a_folder_of_runs_where_one_is_wanted(script, tmp_path):
+    for age, name in enumerate(["2", "10", "old", "1", "x", "9"]):
+        best = tmp_path / "runs" / name / "best.safetensors"
+        best.parent.mkdir(parents=True)
+        best.touch()
+        os.utime(best, (1e9 - age, 1e9 - age))
+    told = "runs is a folder of runs, take one of them: runs/2 (the newest), runs/10, runs/old, "
+    told += "runs/1, runs/x, …\n"
+    missing = "cannot read the checkpoint runs/best.safetensors: No such file or directory; "
+    for why, name, *arguments in [
+        ("", "sample.py", "--checkpoint", "runs"),
+        ("", "train.py", "--init-from", "runs"),
+        ("", "gpt.export", "runs"),
+        (missing, "gpt.report", "runs"),
+        (missing, "train.py", "--eval-only", "--out", "runs"),
+    ]:
+        done = script(name, *arguments)
+        check_mistake(done)
+        assert done.stderr == f"error: {why}{told}"
 
 
 def test_sampling_without_a_model(script):
@@ -91,8 +112,8 @@ def test_training_mistakes(script, text_file, tmp_path):
     for content, message in ((b"", "empty"), (b"\xff\xfe", "UTF-8"), (b"0123456789" * 6, "650")):
         (tmp_path / "bad.txt").write_bytes(content)
         check_mistake(train("--data", "bad.txt"), message, "bad.txt")
-    check_mistake(train("--n-embd", 130), "n_embd", "n_head")
-    check_mistake(train("--batch-size", 0), "batch_size")
+    check_mistake(train("--n-embd", 130), "--n-embd", "--n-head")
+    check_mistake(train("--batch-size", 0), "--batch-size")
     check_mistake(train("--n-layr", 3), "--n-layr", "--n-layer")
     check_mistake(train("--preset", "big"), "big", "nanogpt-cpu")
     check_mistake(train("--device", "gpu"), "GPU")

@@ -138,7 +138,7 @@ def test_without_its_text_the_page_says_so(trained, text_file):
 def test_mistakes(trained, script, tmp_path):
     (tmp_path / "empty").mkdir()
     mistake(script("gpt.report", "nothing"), "nothing", "No such file")
-    mistake(script("gpt.report", "--checkpoint", trained), "unknown flag --checkpoint")
+    mistake(script("gpt.report", "--checkpoint", trained), "the run is given without a flag, ")
     mistake(script("gpt.report", "empty"), "empty/best.safetensors", "No such file")
     mistake(script("gpt.report", trained / "metrics.jsonl"), "metrics.jsonl")
     mistake(script("gpt.report", trained, "--prompt", "café"), "'é'")
