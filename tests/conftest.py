@@ -5,8 +5,9 @@ and the profiles of hypothesis.
 counterexamples; the default draws the same programs every time.
 
 `python -m pytest --device cuda` has the tests of tensorlib, and of the model, compute on a GPU,
-with `--kernels fused` by the fused kernels; `--device cuda-emulated` does so on
-`cuda/fake_cupy.py`, without a GPU. A test that has made no array there counts as skipped, and what
+with `--kernels fused` by the fused kernels. Without a GPU, `--device cuda-emulated` does so on a
+stand-in for CuPy (`cuda/fake_cupy.py`), and `--device cuda-on-cpu` by CuPy itself, on a driver that
+plays a GPU (`cuda/cupy_on_cpu.py`). A test that has made no array there counts as skipped, and what
 `mark.cpu` says is about the CPU is skipped with its reason: what passes has passed on that device.
 """
 
@@ -15,6 +16,7 @@ import gc
 import os
 from pathlib import Path
 
+import cupy_on_cpu
 import fake_cupy
 import harness
 import pytest
@@ -36,7 +38,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_addoption(parser):
-    devices = ("cpu", "cuda", "cuda-emulated")
+    devices = ("cpu", "cuda", "cuda-emulated", "cuda-on-cpu")
     parser.addoption("--device", choices=devices, default="cpu", help="where tensorlib computes")
     parser.addoption("--kernels", choices=("plain", "fused"), default="plain", help="on a GPU")
     parser.addoption("--fuzz", type=int, default=800, help="damaged inputs for each reader")
@@ -46,7 +48,11 @@ def pytest_configure(config):
     name = config.getoption("--device")
     if name == "cuda-emulated":
         fake_cupy.install()
-    harness.device = name.removesuffix("-emulated")
+    if name == "cuda-on-cpu":
+        if reason := cupy_on_cpu.missing():
+            raise pytest.UsageError(f"--device cuda-on-cpu: {reason}")
+        cupy_on_cpu.install()
+    harness.device = name.partition("-")[0]
 
 
 def pytest_collection_finish():

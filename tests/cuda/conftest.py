@@ -1,4 +1,5 @@
-"""What "cuda" is in the tests of a GPU: the stand-in for CuPy, and a GPU where there is one."""
+"""What "cuda" is in the tests of a GPU: the stand-in for CuPy, and a GPU where there is one, or one
+that `cupy_on_cpu.py` plays (`--device cuda-on-cpu`)."""
 
 import sys
 

@@ -63,6 +63,9 @@ namespace cuda_on_cpu {
 
 static const int MAX_THREADS = 1024, MAX_SHARED = 227 * 1024, MAX_COPIES = 256;
 static const int STACK = 256 * 1024, PAGE = 4096, ZONE = 256;
+#ifndef RETURNED_ARRIVE  // Whether a barrier waits for threads that have returned is not documented.
+#define RETURNED_ARRIVE 0
+#endif
 
 enum State { READY, AT_BARRIER, IN_WARP, DONE };
 
@@ -203,15 +206,18 @@ static void run_block() {
                 for (int w = i; w < n; w++) waiting[w] = waiting[w + 1];
             }
         }
-        int done = 0, same = 0;
+        int done = 0, same = 0, line = 0;
         for (int t = 0; t < n_threads; t++) {
             Fibre& f = fibres[t];
             done += f.state == DONE;
-            same += f.state == AT_BARRIER && f.line == fibres[0].line;
+            if (f.state != AT_BARRIER) continue;
+            if (!same) line = f.line;
+            same += f.line == line;
         }
         if (done == n_threads) return;
-        if (same < n_threads) stuck();
-        for (int t = 0; t < n_threads; t++) fibres[t].state = READY;
+        if (same + RETURNED_ARRIVE * done < n_threads) stuck();
+        for (int t = 0; t < n_threads; t++)
+            if (fibres[t].state == AT_BARRIER) fibres[t].state = READY;
     }
 }
 
@@ -383,14 +389,15 @@ static const char* signature(void (*)(P...)) {
 
 }  // namespace cuda_on_cpu
 
-// `emulator.py` writes one line of these per kernel below the code.
-#define CUDA_ON_CPU_KERNEL(name) \
+// `emulator.py` writes one line of these per kernel below the code: what the host calls it, and the
+// kernel, which may be a template's instance.
+#define CUDA_ON_CPU_KERNEL(name, ...) \
     extern "C" const char* launch_##name(const unsigned* dims, int shared, void** args, \
                                          unsigned long long seed) { \
-        return cuda_on_cpu::launch([](void** a) { cuda_on_cpu::call(name, a); }, dims, shared, \
-                                   args, seed); \
+        return cuda_on_cpu::launch([](void** a) { cuda_on_cpu::call(__VA_ARGS__, a); }, dims, \
+                                   shared, args, seed); \
     } \
-    extern "C" const char* signature_##name() { return cuda_on_cpu::signature(name); }
+    extern "C" const char* signature_##name() { return cuda_on_cpu::signature(__VA_ARGS__); }
 
 // What g++'s checks (-fsanitize=bounds,alignment) call when they find something.
 struct FoundAt { const char* file; unsigned line, column; };

@@ -26,8 +26,9 @@ from pathlib import Path
 
 import numpy as np
 
-_HEADER = Path(__file__).with_name("cuda_on_cpu.h")
-_FLAGS = [
+HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+CACHE = Path(tempfile.gettempdir()) / f"cuda-on-cpu-{os.getuid()}"
+FLAGS = [
     *("-std=c++17", "-O1", "-g", "-w", "-fPIC", "-shared", "-ffp-contract=off"),
     *("-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing", "-fno-threadsafe-statics"),
     *("-fsanitize=bounds,alignment", "-nodefaultlibs"),  # whose handlers are in the header
@@ -63,45 +64,52 @@ class Module:
 
     def __init__(self, code: str, options: tuple[str, ...], include: Path) -> None:
         origin = [f.absolute() for f in Path(include).glob("*.cu") if f.read_text() == code]
-        # `extern __shared__ float x[];` has no counterpart in C++: the launch knows where it is.
-        code = re.sub(
-            r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?([\w\s]+?)\s*\b(\w+)\[\];",
-            r"\1* \2 = (\1*)cuda_on_cpu::dynamic_shared;",
-            code,
-        )
-        names = re.findall(r"__global__[\s\w]*?(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(", code)
-        kernels = "\n".join(f"CUDA_ON_CPU_KERNEL({name})" for name in names)
-        code = "".join(f'#line 1 "{path}"\n' for path in origin) + code
-        self._library = ctypes.PyDLL(str(_compiled(f"{code}\n{kernels}\n", options, include)))
+        code = "".join(f'#line 1 "{path}"\n' for path in origin) + translated(code)
+        self._library = ctypes.PyDLL(str(compiled(code, options, include)))
 
     def get_function(self, name: str) -> Function:
         return Function(self._library, name)
 
 
-def _compiled(code: str, options: tuple[str, ...], include: Path) -> Path:
+def translated(code: str) -> str:
+    """CUDA C++ as C++, with functions that launch its kernels. Templates are no kernels yet."""
+    # `extern __shared__ float x[];` has no counterpart in C++: the launch knows where it is.
+    code = re.sub(
+        r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?([\w\s]+?)\s*\b(\w+)\[\];",
+        r"\1* \2 = (\1*)cuda_on_cpu::dynamic_shared;",
+        code,
+    )
+    name = r"__global__[\s\w]*?(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\("
+    names = [n for of, n in re.findall(rf"(template\s*<[^>]*>\s*)?{name}", code) if not of]
+    return "\n".join([code, *(f"CUDA_ON_CPU_KERNEL({name}, {name})" for name in names), ""])
+
+
+def compiled(code: str, options: tuple[str, ...], include: Path, header: Path = HEADER) -> Path:
     """The shared library of `code`, from the cache if nothing that it is made of has changed."""
     flags = [o for o in options if o.startswith(("-D", "-I", "-O"))]
-    sources = [_HEADER, *sorted(Path(include).glob("*.cuh"))]
-    digest = hashlib.sha256("\0".join([code, *flags, *_FLAGS]).encode())
+    sources = [HEADER, header, *sorted(Path(include).glob("*.cuh"))]
+    digest = hashlib.sha256("\0".join([code, *flags, *FLAGS]).encode())
     for source in sources:
         digest.update(source.read_bytes())
-    folder = Path(tempfile.gettempdir()) / f"cuda-on-cpu-{os.getuid()}"
-    headers = folder / "include"
-    target = folder / f"{digest.hexdigest()[:24]}.so"
+    target = CACHE / f"{digest.hexdigest()[:24]}.so"
     if not target.exists():
+        headers = CACHE / "include"
         headers.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in ("cuda_fp16.h", "cuda_bf16.h"):  # which `cuda_on_cpu.h` stands for
             (headers / name).touch()
         source, unfinished = target.with_suffix(".cpp"), target.with_suffix(f".{os.getpid()}")
         unfinished.write_text(code)
         unfinished.rename(source)  # at once: another process may be compiling the same
-        command = ["g++", *_FLAGS, f"-I{headers}", f"-I{include}", *flags, "-include", str(_HEADER)]
-        command += ["-o", str(unfinished), str(source), "-lc", "-lm", "-lgcc"]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            raise Fault(f"g++ cannot compile the kernel:\n{result.stderr}")
+        flags += [f"-I{headers}", f"-I{include}", "-include", str(header)]
+        run_gxx(*FLAGS, *flags, "-o", unfinished, source, "-lc", "-lm", "-lgcc")
         unfinished.rename(target)
     return target
+
+
+def run_gxx(*arguments: str | Path) -> None:
+    result = subprocess.run(["g++", *map(str, arguments)], capture_output=True, text=True)
+    if result.returncode:
+        raise Fault(f"g++ cannot compile the kernel:\n{result.stderr}")
 
 
 class Function:

@@ -396,10 +396,6 @@ def _check(name, args, axis):
         raise TypeError(
             "CuPy's products of batches: float16 is slow, bfloat16 fails; see cublas.py"
         )
-    if any(name == text.partition(":")[2] for text in COMPARISONS.split()):
-        for x in args:  # a Python integer must fit the array's dtype
-            if type(x) is ndarray and x.dtype.kind in "iu":
-                np.array([y for y in args if type(y) is int], x.dtype)
 
 
 def _method(name):
@@ -608,7 +604,7 @@ def installed():
 
     before, find_cublas = sys.modules.get("cupy"), cublas._cublas
     install()
-    _forget()
+    _forget(kernels=before is not None)
     try:
         yield
     finally:
@@ -616,13 +612,13 @@ def installed():
         sys.modules.pop("cupy", None)
         if before is not None:
             sys.modules["cupy"] = before
-        _forget()
+        _forget(kernels=before is not None)
 
 
-def _forget():
-    """Have tensorlib look for CuPy again, and keep no array of the one before."""
+def _forget(kernels):
+    """Have tensorlib look for CuPy again, and keep no array of the one before; nor its kernels."""
     from tensorlib import bounds, devices
-    from tensorlib.kernels import compiling, cpu_attention, cublas, gpu, philox
+    from tensorlib.kernels import compiling, cpu_attention, cublas, gpu, gpu_attention, philox
 
     for cached in (
         devices._cupy,
@@ -634,5 +630,9 @@ def _forget():
         cublas._handle,
     ):
         cached.cache_clear()
+    if kernels:
+        for module in (compiling, gpu_attention):
+            module._module.cache_clear()
+            module._kernel.cache_clear()
     bounds._places.clear()
     bounds._tables.clear()

@@ -13,6 +13,7 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
+import cupy_on_cpu
 import fake_cupy
 import numpy as np
 import pytest
@@ -407,10 +408,15 @@ def test_fused_kernels_need_a_gpu():
 
 RUNNER = """
 import os, runpy, sys
-import fake_cupy
-fake_cupy.install()
-fake_cupy.memory.free = float(os.environ.get("GPU_MEMORY", "inf"))
-sys.argv = sys.argv[1:]
+if sys.argv[1] == "stand-in":
+    import fake_cupy
+    fake_cupy.install()
+    fake_cupy.memory.free = float(os.environ.get("GPU_MEMORY", "inf"))
+else:
+    import cupy_on_cpu
+    cupy_on_cpu.install()
+    cupy_on_cpu.set_free(int(os.environ.get("GPU_MEMORY", 2**36)))
+sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -419,8 +425,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def script(machine, tmp_path):
     """script("train.py", …) runs it as a user does, with a GPU or on the stand-in."""
     (tmp_path / "text.txt").write_text(TEXT)
-    runner = ["-c", RUNNER] if machine == "stand-in" else []
-    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "cuda")])
+    emulated = machine == "stand-in" or cupy_on_cpu.installed()
+    runner = ["-c", RUNNER, machine] if emulated else []
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "cuda"), *sys.path])
     environment = os.environ | {"PYTHONPATH": path}
 
     def run(name, *arguments, **variables):
@@ -496,7 +503,7 @@ def test_processes_are_for_a_cpu():
 
 
 def test_out_of_gpu_memory_is_one_line(script, machine):
-    if machine != "stand-in":
+    if machine != "stand-in" and not cupy_on_cpu.installed():
         pytest.skip("would have to fill the GPU")
     done = script("train.py", "--device=gpu", "--max-iters=3", *TRAIN, GPU_MEMORY="8000")
     assert done.returncode == 2

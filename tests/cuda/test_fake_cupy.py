@@ -1,4 +1,7 @@
-"""The stand-in for CuPy refuses what CuPy refuses, and counts what makes the host wait."""
+"""The stand-in for CuPy refuses what CuPy refuses, and counts what makes the host wait.
+
+What is said of CuPy holds of CuPy itself where it can be had (`machine`).
+"""
 
 import importlib
 import inspect
@@ -8,20 +11,33 @@ import sys
 import fake_cupy
 import numpy as np
 import pytest
-from fake_cupy import asarray, count, cupy, no_synchronisation
+from fake_cupy import count, cupy, no_synchronisation
 
 X = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+BFLOAT16 = fake_cupy.BFLOAT16
+
+
+def asarray(values):
+    return sys.modules["cupy"].asarray(values)
 
 
 @pytest.fixture
-def x():
+def x(request):
+    if "machine" not in request.fixturenames:
+        request.getfixturevalue("stand_in")
     return asarray(X)
 
 
-def test_numpy_functions_compute_on_the_device(x):
-    y = np.exp(x - np.max(x, axis=1, keepdims=True))
-    assert type(y) is cupy.ndarray
-    np.testing.assert_array_equal(y.get(), np.exp(X - X.max(axis=1, keepdims=True)))
+@pytest.fixture
+def stand_in():
+    with fake_cupy.installed():
+        yield
+
+
+def test_numpy_functions_compute_on_the_device(machine, x):
+    y = np.maximum(x - np.max(x, axis=1, keepdims=True), -1)
+    assert type(y) is sys.modules["cupy"].ndarray
+    np.testing.assert_array_equal(y.get(), np.maximum(X - X.max(axis=1, keepdims=True), -1))
 
 
 @pytest.mark.parametrize(
@@ -44,26 +60,25 @@ def test_numpy_functions_compute_on_the_device(x):
         lambda x: x[0, 0].sum(axis=0),
         lambda x: x.__setitem__(0, X[0]),
         lambda x: np.where(False, x, x * 2),
-        lambda x: x.astype(np.uint16) >= 65536,
         lambda x: x.__setitem__(0, [1.0, 2.0, 3.0]),
         lambda x: np.add.at(x, (asarray([0]), asarray([1])), 1.0),
-        lambda x: cupy.add.at(x.astype(fake_cupy.BFLOAT16), asarray([0]), 1.0),
+        lambda x: sys.modules["cupy"].add.at(x.astype(BFLOAT16), asarray([0]), 1.0),
         lambda x: np.multiply(x, 2, order="C"),
         lambda x: x[asarray([0, 1]), asarray([0, 1, 2])],
         lambda x: x.__imatmul__(x),
     ],
 )
-def test_what_cupy_refuses(x, mistake):
+def test_what_cupy_refuses(machine, x, mistake):
     with pytest.raises((AttributeError, OverflowError, TypeError, ValueError)):
         mistake(x)
 
 
-def test_a_reduction_and_an_element_are_arrays(x):
-    assert (x.sum().shape, x[1, 2].shape, type(x[1, 2])) == ((), (), cupy.ndarray)
+def test_a_reduction_and_an_element_are_arrays(machine, x):
+    assert (x.sum().shape, x[1, 2].shape, type(x[1, 2])) == ((), (), type(x))
     assert x[1, 2].base is x
 
 
-def test_an_index_out_of_range_wraps(x):
+def test_an_index_out_of_range_wraps(machine, x):
     assert x[asarray([2, -3])].tolist() == X[[0, 1]].tolist()
     assert x[:, asarray([4])].tolist() == X[:, [1]].tolist()
     with pytest.raises(IndexError):

@@ -3,11 +3,13 @@
 A limit may be raised where the step does more for it, and should be lowered where it does less.
 """
 
+import contextlib
 import dataclasses
 import tracemalloc
 from collections import Counter
 from pathlib import Path
 
+import cupy_on_cpu
 import emulator
 import fake_cupy
 import numpy as np
@@ -106,17 +108,23 @@ def test_memory_of_a_block(backward):
 
 @pytest.fixture
 def fused(monkeypatch):
-    """The fused kernels, on the stand-in for CuPy, which counts launches."""
+    """The fused kernels, where launches are counted: on the stand-in for CuPy, or by CuPy itself
+    with --device cuda-on-cpu."""
     if emulator.missing:
         pytest.skip(emulator.missing)
     monkeypatch.setattr(kernels, "_gpu", kernels.cpu)  # put back
-    with fake_cupy.installed():
+    with contextlib.nullcontext() if cupy_on_cpu.installed() else fake_cupy.installed():
         kernels.use_fused()
         yield
 
 
 def launches_of(step):
     step()  # what is made once and kept
+    if cupy_on_cpu.installed():
+        cupy_on_cpu.forget()
+        step()
+        assert cupy_on_cpu.waits() == 0
+        return cupy_on_cpu.launches().total()
     fake_cupy.count.launches.clear()
     step()
     return fake_cupy.count.launches.total()

@@ -1,0 +1,193 @@
+"""CuPy itself, without a GPU: `install()`, before anything has imported it.
+
+What CuPy calls of CUDA and cuBLAS is played by `driver_on_cpu.cpp`, and its kernels, like ours, are
+compiled by g++ (`emulator.py`) instead of NVRTC. Everything between, all that CuPy does and refuses
+to do, is CuPy's. This takes Linux, g++ and CuPy for CUDA 13 (`pip install cupy-cuda13x`).
+
+`launches()` has the number of launches by name, as `fake_cupy.count.launches`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.util
+import os
+import re
+import subprocess
+import types
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import emulator
+import numpy as np
+
+_HERE = Path(__file__).parent
+# One library plays all of them: each has to be loaded under its own name to be found.
+_LIBRARIES = "libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13"
+
+_driver: Any = None
+
+
+def missing() -> str | None:
+    """Why it cannot be had here, if so."""
+    if emulator.missing is None and importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed"
+    return emulator.missing
+
+
+def installed() -> bool:
+    return _driver is not None
+
+
+def install() -> None:
+    os.environ["CUPY_CACHE_IN_MEMORY"] = "1"  # emulator.py has a cache
+    os.environ["CUPY_ACCELERATORS"] = ""  # no CUB: it comes compiled for GPUs
+    spec = importlib.util.find_spec("cupy")
+    site = Path(spec.origin).resolve().parents[1]
+    _put_driver_under(site / "cupy_backends" / "cuda")
+
+    import cupy
+    from cupy.cuda import compiler
+
+    include = site / "cupy" / "_core" / "include"
+    _Program.include, _Program.header = include, _header(include, cupy.__version__)
+    compiler._NVRTCProgram, compiler._nvrtc_version = _Program, (13, 0)
+    cupy.cuda.thrust = cupy._core._routines_sorting.thrust = types.SimpleNamespace(
+        available=True, sort=_sort, argsort=_argsort
+    )
+
+
+def launches() -> Counter:
+    """How often each kernel was launched since `forget()`; a copy on the device is one, too."""
+    lines = _driver.on_cpu_launches().decode().splitlines()
+    return Counter({name: int(n) for name, n in (line.split("\t") for line in lines)})
+
+
+def waits() -> int:
+    """How often the host waited for the device since `forget()`."""
+    return ctypes.c_longlong.in_dll(_driver, "on_cpu_waits").value
+
+
+def forget() -> None:
+    """Count from 0."""
+    _driver.on_cpu_forget()
+
+
+def set_free(size: int) -> None:
+    """How many bytes of the device's memory can be had."""
+    ctypes.c_ulonglong.in_dll(_driver, "on_cpu_free").value = size
+
+
+# --------------------------------------------------------------------------------- the driver
+
+
+def _put_driver_under(backends: Path) -> None:
+    """Load the driver where CuPy looks for NVIDIA's libraries.
+
+    CUDA's runtime is a part of CuPy's own: a jump to the driver's function of the same name is
+    written over the beginning of each.
+    """
+    global _driver
+    (runtime,), (cublas,) = backends.glob("api/runtime.*.so"), backends.glob("libs/cublas.*.so")
+    functions = re.findall(r"^(\w+) [tT] (cuda[A-Z]\w+)$", _symbols(runtime), re.MULTILINE)
+    wanted = re.findall(r" U (cublas\w+)", _symbols("-D", cublas))
+    _driver = _built([*(name for _, name in functions), *wanted])
+    _driver.on_cpu_launches.restype = ctypes.c_char_p
+
+    ctypes.CDLL(str(runtime))
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    base = next(int(line.split("-")[0], 16) for line in maps if line.endswith(str(runtime)))
+    protect = ctypes.CDLL(None).mprotect
+    for offset, name in functions:
+        start, target = base + int(offset, 16), ctypes.cast(_driver[name], ctypes.c_void_p).value
+        protect(ctypes.c_void_p(start & -4096), ctypes.c_size_t(8192), 7)  # read, write, execute
+        jump = b"\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0"  # mov rax, target; jmp rax
+        ctypes.memmove(start, jump, len(jump))
+
+
+def _symbols(*arguments: Any) -> str:
+    return subprocess.run(["nm", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def _built(names: list[str]) -> ctypes.CDLL:
+    """The driver, in which functions of these names that it does not play say so."""
+    driver = _HERE / "driver_on_cpu.cpp"
+    weak = (f'__attribute__((weak)) int {n}() {{ return on_cpu_has_no("{n}"); }}' for n in names)
+    others = "\n".join(['extern "C" {', "int on_cpu_has_no(const char*);", *weak, "}", ""])
+    digest = hashlib.sha256(driver.read_bytes() + others.encode()).hexdigest()[:16]
+    folder = emulator.CACHE / f"driver-{digest}"
+    if not folder.exists():
+        unfinished = folder.with_suffix(f".{os.getpid()}")
+        unfinished.mkdir(parents=True)
+        made_of = [driver, unfinished / "others.cpp"]
+        made_of[1].write_text(others)
+        for name in _LIBRARIES:  # the others hold nothing, and lead to the first
+            flags = "-std=c++17", "-O2", "-fPIC", "-shared", f"-Wl,-soname,{name},--no-as-needed"
+            emulator.run_gxx(*flags, "-o", unfinished / name, *made_of)
+            made_of = [unfinished / _LIBRARIES[0]]
+        with contextlib.suppress(OSError):  # another process was quicker
+            unfinished.rename(folder)
+    loaded = [ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL) for name in _LIBRARIES]
+    return loaded[0]
+
+
+# --------------------------------------------------------------------------------- kernels
+
+
+class _Program:
+    """What CuPy takes for a program of NVRTC."""
+
+    include: Path
+    header: Path
+
+    def __init__(
+        self, src, name="", headers=(), include_names=(), name_expressions=None, method=""
+    ):
+        self.code, self.expressions = src, name_expressions or ()
+
+    def compile(self, options=(), log_stream=None):
+        """The path of the library that g++ makes of it; the names of instances of its templates."""
+        names = {expression: f"instance_{i}" for i, expression in enumerate(self.expressions)}
+        code = emulator.translated(self.code.replace("#include <cupy/complex.cuh>", ""))
+        code += "\n".join(f"CUDA_ON_CPU_KERNEL({name}, {e})" for e, name in names.items()) + "\n"
+        ours = tuple(o for o in options if o.startswith("-D"))
+        path = emulator.compiled(code, ours, self.include, self.header)
+        return os.fsencode(path), names or None
+
+
+def _header(include: Path, version: str) -> Path:
+    """A header of all that CuPy's kernels include, which g++ has read already."""
+    own = [emulator.HEADER, _HERE / "cupy_on_cpu.h"]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in own)).hexdigest()[:16]
+    header = emulator.CACHE / f"cupy-{version}-{digest}.h"
+    read = header.with_name(f"{header.name}.gch")
+    if not read.exists():
+        headers = [f'"{own[1]}"', "<cupy/carray.cuh>", "<cupy/atomics.cuh>"]
+        header.write_text("".join(f"#include {name}\n" for name in headers))
+        unfinished = read.with_suffix(f".{os.getpid()}")
+        command = [f"-I{include}", "-x", "c++-header", "-o", unfinished, header]
+        emulator.run_gxx(*(f for f in emulator.FLAGS if f != "-shared"), *command)
+        unfinished.rename(read)
+    return header
+
+
+# --------------------------------------------------------------------------------- sorting
+
+
+def _rows(dtype: Any, address: int, shape: Any) -> np.ndarray:
+    dtype = np.dtype(dtype)
+    memory = (ctypes.c_char * (int(np.prod(shape)) * dtype.itemsize)).from_address(address)
+    return np.frombuffer(memory, dtype).reshape(shape)
+
+
+def _sort(dtype, data, keys, shape) -> None:
+    _driver.on_cpu_count(b"sort")
+    _rows(dtype, data, shape).sort(axis=-1, kind="stable")
+
+
+def _argsort(dtype, index, data, keys, shape) -> None:
+    _driver.on_cpu_count(b"argsort")
+    _rows(np.uintp, index, shape)[...] = _rows(dtype, data, shape).argsort(axis=-1, kind="stable")
