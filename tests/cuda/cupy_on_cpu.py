@@ -28,6 +28,8 @@ _HERE = Path(__file__).parent
 # One library plays all of them: each has to be loaded under its own name to be found.
 _LIBRARIES = "libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13"
 
+_QUICKLY = "-O0", "-g0", "-fno-sanitize=all"  # how CuPy's kernels are compiled, which are many
+
 _driver: Any = None
 
 
@@ -153,8 +155,11 @@ class _Program:
         names = {expression: f"instance_{i}" for i, expression in enumerate(self.expressions)}
         code = emulator.translated(self.code.replace("#include <cupy/complex.cuh>", ""))
         code += "\n".join(f"CUDA_ON_CPU_KERNEL({name}, {e})" for e, name in names.items()) + "\n"
-        ours = tuple(o for o in options if o.startswith("-D"))
-        path = emulator.compiled(code, ours, self.include, self.header)
+        options = tuple(o for o in options if o.startswith("-D"))
+        if "#include <cupy/" in code:
+            path = emulator.compiled(code, (*options, *_QUICKLY), self.include, self.header)
+        else:  # one of ours
+            path = emulator.compiled(code, options, self.include)
         return os.fsencode(path), names or None
 
 
@@ -168,8 +173,9 @@ def _header(include: Path, version: str) -> Path:
         headers = [f'"{own[1]}"', "<cupy/carray.cuh>", "<cupy/atomics.cuh>"]
         header.write_text("".join(f"#include {name}\n" for name in headers))
         unfinished = read.with_suffix(f".{os.getpid()}")
-        command = [f"-I{include}", "-x", "c++-header", "-o", unfinished, header]
-        emulator.run_gxx(*(f for f in emulator.FLAGS if f != "-shared"), *command)
+        flags = (flag for flag in emulator.FLAGS if flag != "-shared")
+        command = *_QUICKLY, f"-I{include}", "-x", "c++-header", "-o", unfinished, header
+        emulator.run_gxx(*flags, *command)
         unfinished.rename(read)
     return header
 

@@ -86,7 +86,7 @@ def translated(code: str) -> str:
 
 def compiled(code: str, options: tuple[str, ...], include: Path, header: Path = HEADER) -> Path:
     """The shared library of `code`, from the cache if nothing that it is made of has changed."""
-    flags = [o for o in options if o.startswith(("-D", "-I", "-O"))]
+    flags = [o for o in options if o.startswith(("-D", "-I", "-O", "-g", "-fno-"))]
     sources = [HEADER, header, *sorted(Path(include).glob("*.cuh"))]
     digest = hashlib.sha256("\0".join([code, *flags, *FLAGS]).encode())
     for source in sources:
