@@ -635,13 +635,13 @@ def installed():
 def _forget(kernels):
     """Have tensorlib look for CuPy again, and keep no array of the one before; nor its kernels."""
     from tensorlib import bounds, devices
-    from tensorlib.kernels import compiling, cpu_attention, cublas, gpu, gpu_attention, philox
+    from tensorlib.kernels import compiling, cpu_softmax, cublas, gpu, gpu_attention, philox
 
     for cached in (
         devices._cupy,
         devices.compute_capability,
         philox._in_one_launch,
-        cpu_attention._future,
+        cpu_softmax.future,
         compiling._scalar,
         gpu._counters,
         cublas._handle,
