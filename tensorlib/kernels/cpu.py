@@ -250,14 +250,18 @@ def rms_norm_backward(
 
 
 def _row_means(x: Array) -> Array:
-    """The mean of each row of x (N, C): (N, 1). einsum is three times as fast as x.mean."""
+    """The mean of each row of x (N, C): (N, 1). einsum is three times as fast as NumPy's mean."""
+    if type(x) is not np.ndarray:
+        return x.mean(axis=1, keepdims=True)
     means = np.einsum("nc->n", x)[:, None]
     means /= x.shape[1]
     return means
 
 
 def _mean_of_product(a: Array, b: Array) -> Array:
-    """The mean of a · b along each row, without the product as an array: (N, 1)."""
+    """The mean of a · b along each row, on the CPU without the product as an array: (N, 1)."""
+    if type(a) is not np.ndarray:
+        return _row_means(a * b)
     means = vecdot(a, b)[:, None]
     means /= a.shape[1]
     return means

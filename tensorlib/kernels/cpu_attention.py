@@ -6,17 +6,16 @@ go through the parts; `_attention` and `_attention_backward` do one, block by bl
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
 import numpy as np
 
 from ..arrays import peak
-from ..devices import device_of, library
+from ..devices import device_of
 from . import half_attention
 from .cpu_dropout import dropout_scale
-from .cpu_softmax import softmax_backward, softmax_of_masked
+from .cpu_softmax import future, softmax_backward, softmax_of_masked
 from .cublas import product
 
 Array = Any
@@ -84,7 +83,7 @@ def _attention(
         scores = product(q[..., rows, :], keys[..., seen])
         if causal:
             later = scores[..., rows.start :]
-            later += _future(*later.shape[-2:], q.dtype, device_of(q))
+            later += future(*later.shape[-2:], q.dtype, device_of(q))
         if mask is None:
             scores -= peak(scores, -1)
             weights = np.exp(scores, out=scores)
@@ -185,9 +184,3 @@ def _blocks(length: int, positions: int, causal: bool, device: str) -> list[tupl
         return [(slice(0, length), slice(0, positions))]
     starts = range(0, length, _ROWS)
     return [(slice(i, min(i + _ROWS, length)), slice(0, min(i + _ROWS, positions))) for i in starts]
-
-
-@functools.lru_cache(maxsize=16)
-def _future(rows: int, positions: int, dtype: np.dtype, device: str) -> Array:
-    """−∞ where a row would look at a later position than its own, else 0."""
-    return np.triu(library(device).full((rows, positions), -np.inf, dtype), k=1)

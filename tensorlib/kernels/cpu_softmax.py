@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
 from ..arrays import peak, vecdot
+from ..devices import library
 
 Array = Any
 
@@ -54,3 +56,10 @@ def softmax_of_masked(x: Array, axis: int) -> Array:
     total = x.sum(axis=axis, keepdims=True)
     x /= np.where(total == 0, 1, total)
     return x
+
+
+@functools.lru_cache(maxsize=16)
+def future(rows: int, positions: int, dtype: np.dtype, device: str) -> Array:
+    """What is added to the scores of attention for causality: −∞ where a row would look at a later
+    position than its own, else 0."""
+    return np.triu(library(device).full((rows, positions), -np.inf, dtype), k=1)

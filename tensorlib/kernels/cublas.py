@@ -81,8 +81,9 @@ def matmul(
     """a @ b for CuPy's arrays: a (…, m, k), b (…, k, n); the dimensions before them broadcast.
 
     a and b are float32, float16 or bfloat16, both alike; what is added up, is so in float32.
-    Transposed matrices, and rows or matrices that lie apart, are read where they are. Only where
-    neither the elements of a row nor those of a column are neighbours, the matrix is copied first.
+    Transposed matrices, and rows or matrices that lie apart, are read where they are. They are
+    copied first only where neither the elements of a row nor those of a column are neighbours, and
+    where matrices do not lie at equal distances: a launch for each of many would take longer.
 
     out: where the result goes, (…, m, n), its rows contiguous; otherwise it is allocated.
     accumulate: add the product to `out` instead.
@@ -159,9 +160,12 @@ def _layout(x: Array) -> tuple[int | None, int]:
 
 
 def _readable(x: Array, lead: tuple[int, ...]) -> Array:
-    """x, copied if cuBLAS could not read its matrices, and broadcast to the dimensions `lead`."""
+    """x, copied if cuBLAS could not read its matrices in one call, as heads that lie side by side,
+    and broadcast to the dimensions `lead`."""
     xp = library("cuda")
-    if _layout(x)[0] is None:
+    dims = [dim for dim in zip(x.shape[:-2], x.strides[:-2]) if dim[0] > 1]
+    evenly = all(outer == n * inner for (_, outer), (n, inner) in itertools.pairwise(dims))
+    if _layout(x)[0] is None or not evenly:
         x = xp.ascontiguousarray(x)
     return x if x.shape[:-2] == lead else xp.broadcast_to(x, (*lead, *x.shape[-2:]))
 

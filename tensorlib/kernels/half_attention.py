@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import peak
 from .cpu_dropout import dropout_backward
+from .cpu_softmax import future, softmax, softmax_backward, softmax_of_masked
 from .cublas import matmul
 
 Array = Any
@@ -34,17 +34,14 @@ def attention(
     scores = matmul(q, k.swapaxes(-1, -2), dtype=np.float32)  # (…, L, S)
     scores *= np.float32(scale)
     if causal:
-        seen = np.tril(np.ones_like(scores, bool, shape=scores.shape[-2:]))
-        scores = np.where(seen, scores, np.float32(-np.inf))
-    if mask is not None:
+        scores += future(*scores.shape[-2:], scores.dtype, "cuda")
+    if mask is None:
+        weights = softmax(scores, -1)
+    else:
         allowed = mask.dtype == bool
         scores = np.where(mask, scores, np.float32(-np.inf)) if allowed else scores + mask
-        scores = scores.astype(np.float32, copy=False)
-    highest = peak(scores, -1)
-    np.exp(scores - np.where(highest == -np.inf, np.float32(0), highest), out=scores)
-    total = scores.sum(axis=-1, keepdims=True)
-    scores /= np.where(total == 0, np.float32(1), total)  # a row that may see nothing yields 0
-    weights = scores.astype(q.dtype)
+        weights = softmax_of_masked(scores, -1)
+    weights = weights.astype(q.dtype)
     keep = None if bits is None else bits > threshold - 1
     kept = weights if keep is None else dropout_backward(weights, keep, threshold)
     return matmul(kept, v), (weights, keep)
@@ -60,9 +57,7 @@ def attention_backward(
     dweights = matmul(dy, v.swapaxes(-1, -2), dtype=np.float32)
     if keep is not None:
         dweights = dropout_backward(dweights, keep, threshold)
-    weights = weights.astype(np.float32)
-    dscores = dweights - (weights * dweights).sum(axis=-1, keepdims=True)
-    dscores *= weights
+    dscores = softmax_backward(dweights, weights.astype(np.float32), -1)
     narrow = (dscores * np.float32(scale)).astype(q.dtype)
     dq = matmul(narrow, k)
     dk = matmul(narrow.swapaxes(-1, -2), q)

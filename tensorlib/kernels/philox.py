@@ -14,50 +14,50 @@ import numpy as np
 from ..devices import library
 
 Array = Any
+Word = Any  # numbers of uint64
 
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)  # what the key grows by in each round
-_LOW, _ALL = np.uint64(2**32 - 1), 2**64 - 1
+_LOW, _HALF = np.uint64(2**32 - 1), np.uint64(32)
 
 
 def philox(seed: int, stream: int, step: int, draw: int, n: int, first: int = 0) -> Array:
-    """The words of `random.philox`: uint64 (n,), from word `first` on.
-
-    Philox4x64-10 (Salmon, Moraes, Dror & Shaw 2011) of the counters (i, draw, step, 0). A round
-    multiplies the words 0 and 2 of a counter, and mixes the halves of the products with the words
-    1 and 3 and the key; so the words are kept as two pairs, (2, counters) each.
-    """
+    """The words of `random.philox`: uint64 (n,), from word `first` on."""
     xp = library("cuda")
     block, skipped = divmod(first, 4)
     blocks = -(-(skipped + n) // 4)
-    factors = xp.zeros((2, blocks), np.uint64)  # words 0 and 2
-    factors[0] = xp.arange(block, block + blocks, dtype=np.uint64)
-    factors[1] = np.uint64(step)
-    others = xp.zeros((2, blocks), np.uint64)  # words 1 and 3
-    others[0] = np.uint64(draw)
-    for i in range(10):
-        high, low = _multiplied(factors)
-        for row, key in enumerate((seed, stream)):
-            others[row] ^= np.uint64((key + i * _WEYL[row]) & _ALL)
-        factors, others = high[::-1] ^ others, low[::-1]
-    words = xp.stack([factors[0], others[0], factors[1], others[1]], axis=1)
+    words = xp.empty((blocks, 4), np.uint64)
+    numbers = map(np.uint64, (draw, step, seed, stream))
+    counters = xp.arange(block, block + blocks, dtype=np.uint64)
+    _in_one_launch()(counters, *numbers, *(words[:, j] for j in range(4)))
     return words.reshape(-1)[skipped : skipped + n]
 
 
-def _multiplied(x: Array) -> tuple[Array, Array]:
-    """The high and the low words of both rows of x (2, n) times the multipliers.
+@functools.cache
+def _in_one_launch() -> Any:
+    """`_philox` as a kernel that CuPy makes of its operations, of which there are 360."""
+    return library("cuda").fuse(kernel_name="philox")(_philox)
+
+
+def _philox(i: Word, draw: Word, step: Word, seed: Word, stream: Word, *out: Array) -> None:
+    """Write the four words of Philox4x64-10 (Salmon, Moraes, Dror & Shaw 2011) of the counters
+    (i, draw, step, 0), with the key (seed, stream), to the arrays `out`."""
+    x, y, z, w, keys = i, draw, step, np.uint64(0), [seed, stream]
+    for _ in range(10):
+        (high_x, low_x), (high_z, low_z) = map(_multiplied, (x, z), _MULTIPLIERS)
+        x, y, z, w = high_z ^ y ^ keys[0], low_z, high_x ^ w ^ keys[1], low_x
+        keys = [key + np.uint64(growth) for key, growth in zip(keys, _WEYL)]
+    for array, word in zip(out, (x, y, z, w)):
+        array[...] = word
+
+
+def _multiplied(x: Word, multiplier: int) -> tuple[Word, Word]:
+    """The high and the low word of a product.
 
     The high word as on paper, in halves of 32 bits: no sum below reaches 2⁶⁴.
     """
-    m, m_low, m_high = _multipliers()  # (2, 1) each
-    x_low, x_high = x & _LOW, x >> np.uint64(32)
-    middle = x_high * m_low + ((x_low * m_low) >> np.uint64(32))
+    m = np.uint64(multiplier)
+    m_low, m_high, x_low, x_high = m & _LOW, m >> _HALF, x & _LOW, x >> _HALF
+    middle = x_high * m_low + ((x_low * m_low) >> _HALF)
     other = x_low * m_high + (middle & _LOW)
-    return x_high * m_high + (middle >> np.uint64(32)) + (other >> np.uint64(32)), x * m
-
-
-@functools.cache
-def _multipliers() -> tuple[Array, Array, Array]:
-    m = np.array(_MULTIPLIERS, np.uint64)[:, None]
-    xp = library("cuda")
-    return xp.asarray(m), xp.asarray(m & _LOW), xp.asarray(m >> np.uint64(32))
+    return x_high * m_high + (middle >> _HALF) + (other >> _HALF), x * m

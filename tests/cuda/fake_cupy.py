@@ -539,6 +539,23 @@ def _argument(x):
     return x
 
 
+def fuse(*, kernel_name):
+    """CuPy's decorator: one kernel of all that a function does with the elements of arrays, and
+    with numbers beside them; it writes to arrays that it was given."""
+
+    def decorate(function):
+        def call(*args):
+            sources: list = []
+            work = functools.partial(function, *map(np.atleast_1d, _unwrap(args, sources)))
+            count.launches[kernel_name] += 1
+            fake_graph.load((kernel_name, *(x.dtype for x in args)))
+            fake_graph.run(work, *sources)
+
+        return call
+
+    return decorate
+
+
 def _namespace():
     """The module that `import cupy` finds."""
     module = types.ModuleType("cupy")
@@ -547,7 +564,7 @@ def _namespace():
     module.add.at = _add_at
     for name, parameters in SIGNATURES.items():
         setattr(module, name, _function(name, parameters))
-    for thing in (ndarray, empty, empty_like, asarray, array, asnumpy, RawModule):
+    for thing in (ndarray, empty, empty_like, asarray, array, asnumpy, fuse, RawModule):
         setattr(module, thing.__name__, thing)
     for name in DTYPES.split():
         setattr(module, name, getattr(np, name))
@@ -618,13 +635,13 @@ def installed():
 def _forget(kernels):
     """Have tensorlib look for CuPy again, and keep no array of the one before; nor its kernels."""
     from tensorlib import bounds, devices
-    from tensorlib.kernels import compiling, cpu_attention, cublas, gpu, gpu_attention, philox
+    from tensorlib.kernels import compiling, cpu_softmax, cublas, gpu, gpu_attention, philox
 
     for cached in (
         devices._cupy,
         devices.compute_capability,
-        philox._multipliers,
-        cpu_attention._future,
+        philox._in_one_launch,
+        cpu_softmax.future,
         compiling._scalar,
         gpu._counters,
         cublas._handle,

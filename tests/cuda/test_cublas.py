@@ -152,19 +152,25 @@ def calls(machine):
     return cublas._cublas().calls
 
 
-def test_nothing_is_copied_and_nobody_waits(calls, monkeypatch):
-    qkv = random((2, 8, 3, 4, 16), "bfloat16")  # (B, T, which, heads, head size)
-    q, k = (qkv[:, :, i].swapaxes(1, 2) for i in (0, 1))  # (B, heads, T, head size)
-    expected = here(q) @ here(k).swapaxes(-1, -2)
+def test_one_call_and_nobody_waits(calls):
+    """However many heads lie side by side: they are copied, and multiplied all at once."""
+    for heads in (4, 12):
+        qkv = random((5, 8, 3, heads, 16), "bfloat16")  # (B, T, which, heads, head size)
+        q, k = (qkv[:, :, i].swapaxes(1, 2) for i in (0, 1))  # (B, heads, T, head size)
+        expected = here(q) @ here(k).swapaxes(-1, -2)
+        fake_cupy.count.launches.clear()
+        with fake_cupy.no_synchronisation():
+            scores = cublas.matmul(q, k.swapaxes(-1, -2))
+        same(scores, expected, "bfloat16")
+        assert fake_cupy.count.launches == {"ascontiguousarray": 2, "cublasGemmStridedBatchedEx": 1}
+        calls.clear()
+
+
+def test_nothing_is_copied(calls, monkeypatch):
     monkeypatch.setattr(fake_cupy.cupy, "ascontiguousarray", None)
-    with fake_cupy.no_synchronisation():
-        scores = cublas.matmul(q, k.swapaxes(-1, -2))
-    same(scores, expected, "bfloat16")
-    # heads and batch do not merge: heads together, one call for each element of the batch
+    cublas.matmul(random((3, 4, 8, 8)), random((3, 4, 8, 8)).swapaxes(-1, -2))
+    cublas.matmul(random((4, 3, 8, 9))[1:3, ..., 1:], random((2, 3, 8, 8)))  # rows apart
     assert [name for name, *_ in calls] == ["cublasGemmStridedBatchedEx"] * 2
-    calls.clear()
-    cublas.matmul(random((3, 4, 8, 8)), random((3, 4, 8, 8)))
-    assert len(calls) == 1
     calls.clear()
     cublas.matmul(random((4, 8)).T, random((4, 8)))
     assert [name for name, *_ in calls] == ["cublasGemmEx"]

@@ -107,15 +107,20 @@ def test_memory_of_a_block(backward):
 
 
 @pytest.fixture
-def fused(monkeypatch):
-    """The fused kernels, where launches are counted: on the stand-in for CuPy, or by CuPy itself
-    with --device cuda-on-cpu."""
+def counted():
+    """Where launches are counted: on the stand-in for CuPy, or by CuPy itself with
+    --device cuda-on-cpu."""
+    with contextlib.nullcontext() if cupy_on_cpu.installed() else fake_cupy.installed():
+        yield
+
+
+@pytest.fixture
+def fused(counted, monkeypatch):
+    """The fused kernels there."""
     if emulator.missing:
         pytest.skip(emulator.missing)
     monkeypatch.setattr(kernels, "_gpu", kernels.cpu)  # put back
-    with contextlib.nullcontext() if cupy_on_cpu.installed() else fake_cupy.installed():
-        kernels.use_fused()
-        yield
+    kernels.use_fused()
 
 
 def launches_of(step):
@@ -151,6 +156,13 @@ def test_launches_of_a_training_step():
 def test_launches_of_the_video_s_training_step_in_bfloat16():
     """With its six blocks, and a limit for the gradient. Sizes do not matter."""
     assert launches_of(trainer_of(6, "bfloat16").update) <= 242
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 916), ("bfloat16", 993)])
+@pytest.mark.usefixtures("counted")
+def test_launches_of_plain_operations(dtype, limit):
+    """The same step by CuPy's own operations; the stand-in counts copies, too."""
+    assert launches_of(trainer_of(6, dtype).update) <= limit
 
 
 @pytest.mark.usefixtures("fused")
