@@ -148,7 +148,8 @@ def test_launches_of_a_training_step():
     """In float32, where attention is plain operations: of each block, and of all the rest."""
     counts = [launches_of(trainer_of(layers, "float32").update) for layers in (1, 2)]
     per_block = counts[1] - counts[0]
-    assert per_block <= 62
+    # CuPy copies some of the operands of its products; the stand-in takes them as they lie.
+    assert per_block <= (66 if cupy_on_cpu.installed() else 62)
     assert counts[0] - per_block <= 46
 
 
