@@ -291,7 +291,7 @@ def test_mistakes(script, text_file):
         (["--eval-only"], "train a model first"),
         (["--eval-only", "--out", "nothing"], "nothing/best.safetensors", "No such file"),
         (["--overfit-batch", "--eval-only"], "train a model first"),
-        (["--data", text_file, "--max-time", "8"], "max_time is '8'", "90m"),
+        (["--data", text_file, "--max-time", "8"], "--max-time is '8'", "90m"),
     ):
         done = script("train.py", *arguments)
         assert done.returncode == 2

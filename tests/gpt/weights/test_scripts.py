@@ -141,7 +141,7 @@ def test_fine_tuning_our_own(script, text_file, tiny, tmp_path):
     done = script(
         "train.py", "--data", other, "--init-from", "first/last.safetensors", "--n-layer", 2
     )
-    check_mistake(done, "first/last.safetensors", "n_layer 1, not 2")
+    check_mistake(done, "first/last.safetensors", "--n-layer 1, not 2")
     done = script("train.py", "--data", other, "--init-from", "first", "--tokenizer", "bytes")
     check_mistake(done, "tokenizer char, not bytes")
 
@@ -215,7 +215,7 @@ def test_mistakes(script, nanogpt, text_file, tmp_path):
     check_mistake(train("--init-from", "nothing"), "nothing", "No such file")
     check_mistake(train("--init-from", tmp_path), "no model in")
     check_mistake(train("--init-from", text_file), "text.txt", "safetensors")
-    check_mistake(train("--init-from", folder, "--no-tied-head"), "tied_head True, not False")
+    check_mistake(train("--init-from", folder, "--no-tied-head"), "--tied-head True, not False")
     check_mistake(train("--init-from", folder, "--resume"), "--init-from")
     check_mistake(train("--preset", "finetune"), "--init-from")
     (tmp_path / "new.txt").write_text("ÄÖÜ" * 200)
