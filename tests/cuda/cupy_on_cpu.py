@@ -164,15 +164,18 @@ class _Program:
 
 
 def _header(include: Path, version: str) -> Path:
-    """A header of all that CuPy's kernels include, which g++ has read already."""
-    own = [emulator.HEADER, _HERE / "cupy_on_cpu.h"]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in own)).hexdigest()[:16]
-    header = emulator.CACHE / f"cupy-{version}-{digest}.h"
+    """A header of all that CuPy's kernels include, which g++ has read already. It holds what is in
+    ours, since another checkout may use it."""
+    ours = (_HERE / "cupy_on_cpu.h").read_text()
+    ours = ours.replace('#include "cuda_on_cpu.h"', emulator.HEADER.read_text())
+    code = f"{ours}\n#include <cupy/carray.cuh>\n#include <cupy/atomics.cuh>\n"
+    digest = hashlib.sha256(f"{version}{include}{code}".encode()).hexdigest()[:16]
+    header = emulator.CACHE / f"cupy-{digest}.h"
     read = header.with_name(f"{header.name}.gch")
     if not read.exists():
-        headers = [f'"{own[1]}"', "<cupy/carray.cuh>", "<cupy/atomics.cuh>"]
-        header.write_text("".join(f"#include {name}\n" for name in headers))
-        unfinished = read.with_suffix(f".{os.getpid()}")
+        unfinished = header.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(code)
+        unfinished.rename(header)  # at once: another process may be compiling with it
         flags = (flag for flag in emulator.FLAGS if flag != "-shared")
         command = *_QUICKLY, f"-I{include}", "-x", "c++-header", "-o", unfinished, header
         emulator.run_gxx(*flags, *command)
