@@ -56,7 +56,7 @@ def script(tmp_path, matplotlib_cache):
     environment = os.environ | {
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",  # --device auto is the CPU: test_device.py has the GPU's runs
+        "CUDA_VISIBLE_DEVICES": "",  # --device auto is the CPU: test_scripts.py has the GPU's runs
         "COLUMNS": "80",
         "MPLCONFIGDIR": str(matplotlib_cache),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
