@@ -1,6 +1,6 @@
 """A training step as one CUDA graph: recorded once, then launched again and again with one call.
 
-An eager step is some 300 launches, and each of them costs the host more time than many of them cost
+An eager step is some 240 launches, and each of them costs the host more time than many of them cost
 the GPU. A graph launches all at once, always with the arguments that were recorded. So what changes
 from step to step has to be on the device, and be changed there by the step itself:
 
