@@ -6,10 +6,10 @@ from bare addresses. It refuses the calls that cuBLAS would refuse, and keeps wh
 
 import ctypes
 
-import fake_cupy
 import fake_graph
 import ml_dtypes
 import numpy as np
+from fake_count import count
 
 from tensorlib.kernels import cublas
 
@@ -37,7 +37,7 @@ class Library:
                 if values[0] not in self.handles:
                     return NOT_INITIALIZED
                 self.calls.append((name, *values))
-                fake_cupy.count.launches[name] += 1
+                count.launches[name] += 1
                 on = self.handles[values[0]]["stream"]
                 assert not fake_graph.capture or on == fake_graph.stream.ptr, "on another stream"
                 places = (7, 10, 14) if name == "cublasGemmEx" else (7, 11, 16)  # of A, B and C
@@ -71,11 +71,11 @@ class Library:
 
     def _cublasGemmStridedBatchedEx(self, handle, op_a, op_b, m, n, k, alpha, *rest):
         (a, a_type, lda, step_a, b, b_type, ldb, step_b, beta,
-         c, c_type, ldc, step_c, count, compute, algorithm) = rest  # fmt: skip
+         c, c_type, ldc, step_c, batch, compute, algorithm) = rest  # fmt: skip
         del handle
-        if count > 1 and step_c < m:
+        if batch > 1 and step_c < m:
             return INVALID_VALUE  # the products would be written over each other
-        for i in range(count):
+        for i in range(batch):
             matrices = [
                 (start + i * step * DTYPES[kind].itemsize, kind, ld)
                 for start, kind, ld, step in (

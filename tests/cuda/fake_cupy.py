@@ -18,45 +18,16 @@ takes several for some (sorting); joining n arrays is n.
 import functools
 import sys
 import types
-import weakref
-from collections import Counter
 from contextlib import contextmanager
-from pathlib import Path
 
+import fake_cuda
 import fake_graph
 import ml_dtypes
 import numpy as np
+from fake_count import count
+from fake_cuda import memory
 
-KERNELS = Path(__file__).parents[2] / "tensorlib" / "kernels" / "cuda"
-GIGABYTE = 2**30
-
-
-class Count:
-    """What passed between host and device: `synchronisations`, `uploads`, `launches` by name."""
-
-    def __init__(self):
-        self.launches = Counter()
-        self.synchronisations = self.uploads = 0
-        self.forbidden = False
-
-
-count = Count()
-
-
-@contextmanager
-def no_synchronisation():
-    """Inside, an AssertionError for whatever would make the host wait for the device."""
-    count.forbidden = True
-    try:
-        yield
-    finally:
-        count.forbidden = False
-
-
-def _synchronise(what):
-    fake_graph.refuse(what)
-    count.synchronisations += 1
-    assert not count.forbidden, f"{what} makes the host wait for the device"
+no_synchronisation = count.no_synchronisation
 
 
 # ---- the array -----------------------------------------------------------------------------------
@@ -82,7 +53,7 @@ class ndarray:  # noqa: N801
     itemsize = property(lambda self: self._values.itemsize)
     strides = property(lambda self: self._values.strides)
     T = property(lambda self: _wrap(self._values.T, self))
-    data = property(lambda self: MemoryPointer(self))
+    data = property(fake_cuda.MemoryPointer)
 
     @property
     def flags(self):
@@ -117,11 +88,11 @@ class ndarray:  # noqa: N801
     # -- to the host: the host waits
 
     def get(self):
-        _synchronise("get()")
+        fake_graph.wait("get()")
         return self._values.copy()
 
     def item(self):
-        _synchronise("item()")
+        fake_graph.wait("item()")
         return self._values.item()
 
     def tolist(self):
@@ -189,7 +160,7 @@ class ndarray:  # noqa: N801
                 axis = self.ndim - sum(sizes[i + 1 :])
                 continue
             if arrays[i] and part.dtype == bool:
-                _synchronise(what)  # to learn how many there are
+                fake_graph.wait(what)  # to learn how many there are
                 parts[i] = part._values
             elif arrays[i]:
                 parts[i] = np.asarray(part._values % max(self.shape[axis], 1))
@@ -252,21 +223,7 @@ def _wrap(result, *sources, by=None, launches=1, again=None):
 
 
 def _allocate(values):
-    if values.nbytes > memory.free:
-        raise OutOfMemoryError(values.nbytes, memory.total - memory.free)
-    array = ndarray(values)
-    memory.used += values.nbytes
-    fake_graph.allocated(array)
-    weakref.finalize(array, _free, values.nbytes)
-    for hook in memory.hooks:
-        hook.malloc_postprocess(
-            device_id=0, size=values.nbytes, mem_size=values.nbytes, mem_ptr=0, pmem_id=0
-        )
-    return array
-
-
-def _free(size):
-    memory.used -= size
+    return fake_cuda.allocated(ndarray(values))
 
 
 def _unwrap(x, found):
@@ -360,7 +317,7 @@ def _function(name, parameters=None):
         if parameters is not None and (unknown := set(options) - set(parameters.split())):
             raise TypeError(f"{name}() got an unexpected keyword argument {unknown.pop()!r}")
         if name in WAITING or (name == "where" and len(args) == 1):
-            _synchronise(name)
+            fake_graph.wait(name)
         sources: list = []
         _check(name, args, options.get("axis"))
         args, options = _unwrap(args, sources), {k: _unwrap(v, sources) for k, v in options.items()}
@@ -450,95 +407,6 @@ def _as_strided(x, shape, strides):
     return ndarray(view, x if x.base is None else x.base)
 
 
-# ---- memory, kernels, the device -----------------------------------------------------------------
-
-
-class OutOfMemoryError(MemoryError):
-    __module__ = "cupy.cuda.memory"
-
-    def __init__(self, size, total):
-        text = f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes)."
-        super().__init__(text)
-
-
-memory = types.SimpleNamespace(free=64 * GIGABYTE, total=64 * GIGABYTE, used=0, hooks=[])
-
-
-class MemoryHook:
-    """Inside `with`, it is told of allocations."""
-
-    def __enter__(self):
-        memory.hooks.append(self)
-        return self
-
-    def __exit__(self, *_error):
-        memory.hooks.remove(self)
-
-
-class Device:
-    """The one device."""
-
-    id = 0
-    compute_capability = "90"
-
-    @property
-    def mem_info(self):
-        return memory.free, memory.total
-
-    def synchronize(self):
-        fake_graph.refuse("synchronize()")
-        _synchronise("synchronize()")
-
-
-class MemoryPointer:
-    """Where an array begins: for a kernel that is told the strides."""
-
-    def __init__(self, array):
-        self.ptr, self.array = array._values.ctypes.data, array
-
-
-class RawModule:
-    """CUDA C++, compiled for the CPU by `emulator` and run there."""
-
-    def __init__(self, *, code, options=()):
-        import emulator
-
-        fake_graph.refuse("loading a module")
-        self._module = emulator.Module(code, tuple(options), KERNELS)
-
-    def get_function(self, name):
-        return _Kernel(self._module.get_function(name))
-
-
-class _Kernel:
-    max_dynamic_shared_size_bytes = 48 * 1024
-
-    def __init__(self, function):
-        self._function = function
-
-    def __call__(self, grid, block, args, *, shared_mem=0):
-        count.launches[self._function.name] += 1
-        self._function.max_dynamic_shared_size_bytes = self.max_dynamic_shared_size_bytes
-        arrays = [getattr(x, "array", x) for x in args]
-        fake_graph.load(self)
-        args = tuple(map(_argument, args))
-        launch = functools.partial(self._function, grid, block, args, shared_mem=shared_mem)
-        fake_graph.run(launch, *[x for x in arrays if type(x) is ndarray])
-
-
-def _argument(x):
-    """What a kernel gets: the address of a device array; a NumPy scalar in its own type."""
-    if type(x) is ndarray:
-        assert x.flags.c_contiguous, "a kernel does not see strides: pass a contiguous array"
-        return types.SimpleNamespace(pointer=x._values.ctypes.data, array=x)
-    if type(x) is MemoryPointer:
-        return types.SimpleNamespace(pointer=x.ptr, array=x.array)
-    if isinstance(x, np.ndarray) and x.size == 1:
-        return x  # by value, as it is
-    assert isinstance(x, np.generic), f"{x!r} would be passed as 64 bits: say np.float32, np.int32"
-    return x
-
-
 def fuse(*, kernel_name):
     """CuPy's decorator: one kernel of all that a function does with the elements of arrays, and
     with numbers beside them; it writes to arrays that it was given."""
@@ -564,7 +432,7 @@ def _namespace():
     module.add.at = _add_at
     for name, parameters in SIGNATURES.items():
         setattr(module, name, _function(name, parameters))
-    for thing in (ndarray, empty, empty_like, asarray, array, asnumpy, fuse, RawModule):
+    for thing in (ndarray, empty, empty_like, asarray, array, asnumpy, fuse, fake_cuda.RawModule):
         setattr(module, thing.__name__, thing)
     for name in DTYPES.split():
         setattr(module, name, getattr(np, name))
@@ -573,20 +441,7 @@ def _namespace():
     module.__version__ = "14.2.0"
     pool = types.SimpleNamespace(used_bytes=lambda: memory.used, free_all_blocks=lambda: None)
     module.get_default_memory_pool = lambda: pool
-    module.cuda = types.SimpleNamespace(
-        is_available=lambda: True,
-        Device=Device,
-        get_current_stream=lambda: fake_graph.stream,
-        Stream=fake_graph.Stream,
-        MemoryPool=fake_graph.MemoryPool,
-        using_allocator=fake_graph.using_allocator,
-        MemoryHook=MemoryHook,
-        runtime=types.SimpleNamespace(
-            getDeviceProperties=lambda device: {"name": b"a stand-in for a GPU"},
-            runtimeGetVersion=lambda: 13000,
-        ),
-        memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-    )
+    module.cuda = fake_cuda.namespace()
     return module
 
 

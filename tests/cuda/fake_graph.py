@@ -10,6 +10,7 @@ import weakref
 from contextlib import contextmanager
 
 import numpy as np
+from fake_count import count
 
 arrays = {}  # that own memory, by id: weak references
 loaded = set()  # kernels
@@ -37,7 +38,7 @@ class Stream:
         return self
 
     def synchronize(self):
-        refuse("synchronize()")
+        wait("synchronize()")
 
     def begin_capture(self):
         global capture
@@ -66,8 +67,6 @@ class Graph:
         self.pool = weakref.ref(done.pool)
 
     def launch(self):
-        from fake_cupy import count
-
         assert self.pool() is not None, "its memory has gone with the pool"
         assert all(ref() is not None for ref in self.needed.values()), "it uses memory of the dead"
         count.launches["graph"] += 1
@@ -86,6 +85,12 @@ def refuse(what):
     if capture is not None:
         capture.refused = what
         raise RuntimeError(f"the current stream is capturing: {what} is not permitted")
+
+
+def wait(what):
+    """The host waits for the device."""
+    refuse(what)
+    count.synchronisation(what)
 
 
 def load(kernel):

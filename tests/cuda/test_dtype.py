@@ -101,10 +101,10 @@ def test_auto_takes_what_the_gpu_has(machine, monkeypatch):
     if machine == "GPU":
         pytest.skip("there is one GPU, not two")
     for capability, dtype in (("75", "float16"), ("80", "bfloat16"), ("90", "bfloat16")):
-        monkeypatch.setattr(fake_cupy.Device, "compute_capability", capability)
+        monkeypatch.setattr(fake_cupy.cupy.cuda.Device, "compute_capability", capability)
         devices.compute_capability.cache_clear()
         assert Precision("auto", "cuda").dtype == dtype
-    monkeypatch.setattr(fake_cupy.Device, "compute_capability", "75")
+    monkeypatch.setattr(fake_cupy.cupy.cuda.Device, "compute_capability", "75")
     devices.compute_capability.cache_clear()
     for dtype in ("bfloat16", "tf32"):
         with pytest.raises(UserError, match=f"^--dtype {dtype} needs a GPU .* --dtype float16$"):

@@ -103,6 +103,8 @@ def test_what_waits_for_the_device_is_counted(x):
         lambda: np.unique(x),
         lambda: np.nonzero(x),
         lambda: repr(x),
+        lambda: cupy.cuda.Device().synchronize(),
+        lambda: cupy.cuda.get_current_stream().synchronize(),
     ]
     for wait in waiting:
         before = count.synchronisations
