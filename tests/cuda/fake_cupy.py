@@ -349,6 +349,8 @@ def _check(name, args, axis):
         raise np.exceptions.AxisError(axis, 0)  # NumPy takes 0 and -1
     if name == "where" and not hasattr(args[0], "astype"):
         raise AttributeError(f"{type(args[0]).__name__!r} object has no attribute 'astype'")
+    if name == "concatenate" and any(x.ndim == 0 for x in args[0]):
+        raise TypeError("zero-dimensional arrays cannot be concatenated")
     if name == "matmul" and any(getattr(x, "itemsize", 0) == 2 and x.ndim > 2 for x in args):
         raise TypeError(
             "CuPy's products of batches: float16 is slow, bfloat16 fails; see cublas.py"

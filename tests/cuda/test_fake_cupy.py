@@ -49,6 +49,7 @@ def test_numpy_functions_compute_on_the_device(machine, x):
         lambda x: X * x,
         lambda x: np.where(x > 0, X, x),
         lambda x: np.concatenate([x, X]),
+        lambda x: np.concatenate([x.sum(), x.sum()]),
         lambda x: np.add(X, X, out=x),
         lambda x: np.vecdot(x, x),
         lambda x: np.add.reduceat(x, [0]),
