@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,11 @@ _Edge = tuple[_Source, int, tuple[int, ...], np.dtype] | None
 
 def _key(tensor: TensorBase) -> _Key:
     return (tensor.node or tensor), tensor.output
+
+
+# The inner tensors whose `.grad` backward fills, too: those that `retain_grad` was called on. It
+# keeps none of them alive, for nobody could read the gradient of a tensor that is gone.
+retaining: weakref.WeakValueDictionary[_Key, TensorBase] = weakref.WeakValueDictionary()
 
 
 # ----------------------------------------------------------------------------------- recording
@@ -198,7 +204,8 @@ def backward(
     retain_graph: bool = False,
     create_graph: bool = False,
 ) -> None:
-    """Add to every leaf's `.grad` the gradient of `tensor` with respect to that leaf.
+    """Add to every leaf's `.grad` the gradient of `tensor` with respect to that leaf, and so for
+    the inner tensors that retain theirs.
 
     gradient: d loss / d tensor where `tensor` is not the loss itself; of its shape; may be left
         out for a single element, where it is 1.
@@ -207,7 +214,10 @@ def backward(
     or its graph has been used up. After an error no `.grad` has changed.
     """
     found = _run_backward([tensor], [gradient], (), retain_graph, create_graph)
-    for (leaf, _), gradient in found.items():
+    for key, gradient in found.items():
+        leaf: Any = retaining.get(key, key[0])
+        if type(leaf) is Node:  # another one of its outputs retains its gradient
+            continue
         if leaf.grad is None:
             leaf.grad = _tensor_type(gradient)
         elif isinstance(leaf.grad, TensorBase):
@@ -313,6 +323,7 @@ def _run_backward(
         raise RuntimeError("create_graph=True: gradients of gradients are not supported")
     useful = _leading_to(wanted, outputs) if wanted else None  # None: everything is
     kept = {source for source, _ in wanted}  # an inner tensor's gradient is a result and flows on
+    kept.update(reference.key[0] for reference in retaining.valuerefs())
     arrived = _Arrived(useful)
     for tensor, given in zip(outputs, gradients):
         start = _starting_gradient(tensor, given)

@@ -105,6 +105,19 @@ class Tensor(autograd.TensorBase):
         """
         autograd.backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
 
+    def retain_grad(self) -> None:
+        """Have backward fill the `.grad` of this tensor as it fills a leaf's. RuntimeError if it
+        does not require a gradient."""
+        if not self.requires_grad:
+            raise RuntimeError("retain_grad: this tensor does not require a gradient")
+        if self.node is not None:
+            autograd.retaining[self.node, self.output] = self
+
+    @property
+    def retains_grad(self) -> bool:
+        """Whether `retain_grad` was called on it; a leaf has no need of that."""
+        return (self.node, self.output) in autograd.retaining
+
     def detach(self) -> Tensor:
         """The same memory as a tensor outside the graph."""
         return Tensor(self.array)
