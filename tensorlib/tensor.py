@@ -80,6 +80,8 @@ class Tensor(autograd.TensorBase):
     def numel(self) -> int:
         return self.array.size
 
+    nelement = numel
+
     def dim(self) -> int:
         return self.ndim
 
