@@ -21,6 +21,8 @@ FUNCTIONS = {  # the others, `given` and `x`, are tensors
     "layer_norm, weight": lambda t, x: t.nn.functional.layer_norm(x, (2,), ONES),
     "rms_norm": lambda t, x: t.nn.functional.rms_norm(A, (2,)),
     "dropout": lambda t, x: t.nn.functional.dropout(A),
+    "dropout in evaluation": lambda t, x: t.nn.functional.dropout(A, training=False),
+    "dropout of nothing": lambda t, x: t.nn.Dropout(0.0)(A),
     "gelu": lambda t, x: t.nn.functional.gelu(A),
     "cross_entropy": lambda t, x: t.nn.functional.cross_entropy(A, x.long()),
     "cross_entropy, target": lambda t, x: t.nn.functional.cross_entropy(x, INDEX),
@@ -51,6 +53,7 @@ def test_a_list_is_no_tensor(fn):
 
 
 OTHERS = {  # whose arguments PyTorch does not name, or names otherwise
+    "clone": (lambda t, x: t.clone(A), "clone: argument 'x' .* list"),
     "relu": (lambda t, x: t.relu(A), "relu: argument 'x' .* list"),
     "softmax": (lambda t, x: t.softmax(A, dim=-1), "softmax: argument 'x' .* list"),
     "Embedding": (lambda t, x: t.nn.Embedding(2, 2)(INDEX), "embedding: argument 'input' .* list"),
@@ -60,7 +63,8 @@ OTHERS = {  # whose arguments PyTorch does not name, or names otherwise
     "one_hot": (lambda t, x: t.nn.functional.one_hot(INDEX), "one_hot: argument 'tensor' .* list"),
     "NumPy": (lambda t, x: t.nn.functional.cross_entropy(x, np.zeros(2, int)),
               "cross_entropy: argument 'target' .* ndarray"),
-    "MSELoss": (lambda t, x: t.nn.MSELoss()(x, A), "mse_loss: argument 'y' .* list"),
+    "MSELoss": (lambda t, x: t.nn.MSELoss()(x, A), "mse_loss: argument 'target' .* list"),
+    "mse_loss": (lambda t, x: t.nn.functional.mse_loss(A, x), "mse_loss: argument 'input' .* list"),
 }  # fmt: skip
 
 
