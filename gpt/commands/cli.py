@@ -48,10 +48,10 @@ def run(
 
     Text on standard output is UTF-8, whatever the locale. smaller: the remedy for lack of memory.
     """
-    signals.handle()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
+        signals.handle()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         main()
     except UserError as error:
         sys.exit(_complain(str(error)))

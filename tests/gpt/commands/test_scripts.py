@@ -4,10 +4,12 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 from commands import check_mistake, wait_for_step
 
+REPOSITORY = Path(__file__).parents[3]
 posix = pytest.mark.skipif(os.name != "posix", reason="no signals or broken pipes there")
 
 
@@ -61,6 +63,28 @@ def test_ctrl_c_while_sampling(trained, script):
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=10)[1] == ""
     assert process.returncode == 130
+
+
+CTRL_C_AT = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(name, *_):
+        if name == os.environ["CTRL_C_AT"]:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
+@posix
+@pytest.mark.parametrize("name", ["train.py", "sample.py"])
+# NumPy's own C makes an ImportError of the exception that Ctrl-C usually is
+@pytest.mark.parametrize("module", ["gpt", "numpy.linalg._umath_linalg", "tyro", "gpt.commands"])
+def test_ctrl_c_while_modules_are_imported(name, module, script, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(CTRL_C_AT)
+    done = script(name, PYTHONPATH=f"{tmp_path}{os.pathsep}{REPOSITORY}", CTRL_C_AT=module)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_sampling_mistakes(trained, script, tmp_path):
