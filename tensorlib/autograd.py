@@ -211,21 +211,34 @@ def backward(
         out for a single element, where it is 1.
     retain_graph: keep what was saved, so that backward can run once more.
     RuntimeError if the tensor does not require a gradient, has many elements and no `gradient`,
-    or its graph has been used up. After an error no `.grad` has changed.
+    or its graph has been used up, or where a `.grad` that was assigned does not fit. After an error
+    no `.grad` has changed.
     """
     found = _run_backward([tensor], [gradient], (), retain_graph, create_graph)
-    for key, gradient in found.items():
-        leaf: Any = retaining.get(key, key[0])
-        if type(leaf) is Node:  # another one of its outputs retains its gradient
-            continue
-        if leaf.grad is None:
-            leaf.grad = _tensor_type(gradient)
-        elif isinstance(leaf.grad, TensorBase):
-            leaf.grad.array += gradient
-            clock.mark_written(leaf.grad.array)
+    owners: list[Any] = [(retaining.get(key, key[0]), g) for key, g in found.items()]
+    owners = [(x, g) for x, g in owners if type(x) is not Node]  # beside an output that retains
+    for x, g in owners:
+        if x.grad is not None:
+            _check_fits(x.grad, g)
+    for x, g in owners:
+        if x.grad is None:
+            x.grad = _tensor_type(g)
         else:
-            kind = type(leaf.grad).__name__
-            raise TypeError(f"backward: a .grad is a tensor or None, not {kind}: set it to None")
+            x.grad.array += g
+            clock.mark_written(x.grad.array)
+
+
+def _check_fits(before: Any, gradient: Any) -> None:
+    """See to it that `gradient` can be added to a `.grad`: anybody may have assigned anything."""
+    if not isinstance(before, TensorBase):
+        kind = type(before).__name__
+        raise TypeError(f"backward: a .grad is a tensor or None, not {kind}: set it to None")
+    given, wanted = ((x.shape, x.dtype, device_of(x)) for x in (before.array, gradient))
+    if given != wanted or not is_writable(before.array):
+        raise RuntimeError(
+            f"backward: a .grad has shape {given[0]}, {given[1]}, on {given[2]}, and the gradient "
+            f"{wanted[0]}, {wanted[1]}, on {wanted[2]}: assign a writable one like it, or None"
+        )
 
 
 def grad(
