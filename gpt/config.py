@@ -331,7 +331,7 @@ class ReportConfig:
     data: Annotated[Path | None, _default("where the run had it")] = None
     """The text that the run learned."""
     out: Annotated[Path | None, _default("report.html beside the checkpoint")] = None
-    """The page."""
+    """The page, or a folder for it."""
 
 
 @dataclass(frozen=True)
