@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import errno
 import functools
 import io
 import itertools
@@ -15,7 +16,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,13 +47,12 @@ def run(
     """Run a script's `main` and leave with its status: 0; 2 after a mistake of the user's, told in
     one line on standard error; 130 after Ctrl-C, 143 after SIGTERM.
 
-    Text on standard output is UTF-8, whatever the locale. smaller: the remedy for lack of memory.
+    smaller: the remedy for lack of memory.
     """
     try:
         signals.handle()
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-        main()
+        with _output():
+            main()
     except UserError as error:
         sys.exit(_complain(str(error)))
     except MemoryError as error:
@@ -62,8 +62,29 @@ def run(
         sys.exit(130)
     except signals.Terminated as stop:
         sys.exit(128 + stop.number)
-    except BrokenPipeError:  # whoever read our output, `head` perhaps, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _output() -> Iterator[None]:
+    """Inside, text on standard output is UTF-8, whatever the locale; at the end all of it is
+    written. UserError if the disk is full."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: no file of ours may take its place
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # else Python does it, and what fails then is a traceback
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to flush
+        if error.errno != errno.EPIPE:  # whoever read our output, `head` perhaps, has seen enough
+            message = f"cannot write to standard output: {error.strerror}"
+            raise UserError(message) from None
 
 
 def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
