@@ -95,6 +95,7 @@ MISTAKES = {  # what PyTorch raises, and how we say it
         lambda t, x: zeroed(x).sum().backward(),
         "a .grad is a tensor or",
     ),
+    "p.grad, too small": (RuntimeError, lambda t, x: step_with_a_row(t, x), r"\(2, 2\), .*\(2,\)"),
     "a state of lists": (
         RuntimeError,
         lambda t, x: t.nn.Linear(1, 1).load_state_dict({"weight": [1.0], "bias": 1.0}),
@@ -111,6 +112,11 @@ MISTAKES = {  # what PyTorch raises, and how we say it
 def zeroed(x):
     x.requires_grad_().grad = 0
     return x
+
+
+def step_with_a_row(t, x):
+    x.grad = t.ones(2)
+    t.optim.SGD([x], lr=0.1).step()
 
 
 @pytest.mark.parametrize(("kind", "fn", "message"), MISTAKES.values(), ids=MISTAKES)
