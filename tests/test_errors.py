@@ -52,6 +52,18 @@ def test_a_list_is_no_tensor(fn):
     assert re.fullmatch(expected, str(ours.value))
 
 
+@pytest.mark.parametrize("name", ["sum", "mean", "softmax", "cumsum"])
+def test_the_names_of_numpy(name):
+    """Which PyTorch takes, too, and the makemore videos type."""
+    with pytest.raises(TypeError, match=rf"^{name}: it is dim=, not axis=$"):
+        getattr(tensorlib.ones(2), name)(axis=0)
+
+
+def test_keepdims():
+    with pytest.raises(TypeError, match=r"^sum: it is keepdim=, not keepdims=$"):
+        tensorlib.ones(2).sum(0, keepdims=True)
+
+
 OTHERS = {  # whose arguments PyTorch does not name, or names otherwise
     "clone": (lambda t, x: t.clone(A), "clone: argument 'x' .* list"),
     "relu": (lambda t, x: t.relu(A), "relu: argument 'x' .* list"),
