@@ -262,6 +262,10 @@ def _first_paragraph(box: str) -> str:
     text = re.sub(r"^Error parsing (?:(--\S+:)|\S+:) ", r"\1 ", text).strip()
     text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", text)
     text = re.sub(r"could not convert string to float: (.*)", r"\1 is no number", text)
+    # of what may also be left out, and of lists
+    text = re.sub(r"no type matching INT .* from \[(.*)\]\.", r"\1 is no whole number", text)
+    text = re.sub(r"no type matching FLOAT .* from \[(.*)\]\.", r"\1 is no number", text)
+    text = re.sub(r"Could not find valid parse for arguments: \[(.*)\]", r"\1 cannot be read", text)
     return text[:1].lower() + text[1:]
 
 

@@ -99,6 +99,7 @@ def test_mistakes_are_one_line(lessons):
         (["table", "--rungs", "layernorm"], "layer-norm"),
         (["table", "--sedes", "1"], "--seeds"),
         (["table", "--steps", "0"], "at least 1"),
+        (["table", "--seeds", "1", "a"], "--seeds: '1', 'a' cannot be read"),
         (["7", "--data", "nothing.txt", "--steps", "x"], "--steps"),
         (["1", "--data", "nothing.txt"], "nothing.txt"),
         (["3", "--data", "LICENSE"], "LICENSE is too short"),
