@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 from enum import IntEnum
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -48,7 +49,14 @@ def _at_least(config: Any, name: str, least: int) -> None:
     _require(value < most, f"{name} is {value}, but must be below {most}")
 
 
+def _count(config: Any, name: str, least: int) -> None:
+    value = getattr(config, name)
+    _require(isinstance(value, Integral), f"{name} is {value!r}, but must be a whole number")
+    _at_least(config, name, least)
+
+
 def _valid_seed(seed: int) -> None:
+    _require(isinstance(seed, Integral), f"seed is {seed!r}, but must be a whole number")
     _require(0 <= seed < 2**64, f"seed is {seed}, but must be in [0, 2**64)")
 
 
@@ -100,7 +108,7 @@ class GPTConfig:
     def __post_init__(self) -> None:
         """ValueError for values that make no model."""
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            _at_least(self, name, 1)
+            _count(self, name, 1)
         _fraction(self, "dropout")
         _require(
             self.activation in get_args(Activation),
@@ -204,13 +212,14 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         """ValueError for values that cannot train."""
         super().__post_init__()
+        for name in ("max_iters", "eval_interval", "eval_iters", "batch_size", "grad_accum"):
+            _count(self, name, 1)
         if self.processes is not None:
+            _count(self, "processes", 1)
             _require(
-                1 <= self.processes <= self.batch_size,
+                self.processes <= self.batch_size,
                 f"processes is {self.processes}, but must be from 1 to batch_size",
             )
-        for name in ("max_iters", "eval_interval", "eval_iters", "batch_size", "grad_accum"):
-            _at_least(self, name, 1)
         _require(
             self.max_time is None or self.max_seconds > 0,
             f"max_time is {self.max_time!r}, but must be a number and its unit: 30s, 90m or 8h",
@@ -219,10 +228,12 @@ class TrainConfig(RunConfig):
             not (self.overfit_batch and (self.resume or self.eval_only or self.init_from)),
             "overfit_batch has new weights: leave --resume, --eval-only and --init-from out",
         )
-        for name in ("early_stop", "warmup_iters", "min_lr", "weight_decay", "grad_clip"):
+        for name in ("early_stop", "warmup_iters"):
+            _count(self, name, 0)
+        for name in ("min_lr", "weight_decay", "grad_clip"):
             _at_least(self, name, 0)
         if self.sample_interval is not None:
-            _at_least(self, "sample_interval", 0)
+            _count(self, "sample_interval", 0)
         for name in ("beta1", "beta2"):
             _fraction(self, name)
         _require(
@@ -268,7 +279,7 @@ class Sampling:
         """ValueError for values that leave nothing to draw."""
         _at_least(self, "temperature", 0)
         if self.top_k is not None:
-            _at_least(self, "top_k", 1)
+            _count(self, "top_k", 1)
         if self.top_p is not None:
             _require(0 < self.top_p <= 1, f"top_p is {self.top_p}, but must be in (0, 1]")
 
@@ -302,7 +313,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         """ValueError for values that cannot be."""
         for name in ("max_new_tokens", "num_samples"):
-            _at_least(self, name, 1)
+            _count(self, name, 1)
         _valid_seed(self.seed)
         _require(self.stop != "", "stop is empty, but must have a character at least")
         given = (self.prompt is not None, self.prompt_file is not None, self.interactive)
@@ -320,7 +331,7 @@ class ReportConfig:
     data: Annotated[Path | None, _default("where the run had it")] = None
     """The text that the run learned."""
     out: Annotated[Path | None, _default("report.html beside the checkpoint")] = None
-    """The page."""
+    """The page, or a folder for it."""
 
 
 @dataclass(frozen=True)

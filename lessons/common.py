@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,19 @@ class Options:
 options = Options()
 HANDFUL = 4
 SHORTEST = 10 * (256 + 1)  # characters: a tenth of them holds one context of the scaled-up model
+
+
+def _refuse_flags(script: Path, arguments: Sequence[str]) -> None:
+    """Leave if a lesson, as `script`, was given flags: it reads none, and who mistyped or expected
+    one should not wait for results without it."""
+    if arguments and script.name[:2].isdecimal() and script.parent.samefile(Path(__file__).parent):
+        number = int(script.name[:2])
+        reason = f"a lesson as a script takes no flags; see python -m lessons {number} --help"
+        print(f"error: {arguments[0]}: {reason}", file=sys.stderr)
+        sys.exit(2)
+
+
+_refuse_flags(Path(sys.argv[0]), sys.argv[1:])
 
 
 def steps(count: int) -> int:

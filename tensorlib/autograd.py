@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,11 @@ _Edge = tuple[_Source, int, tuple[int, ...], np.dtype] | None
 
 def _key(tensor: TensorBase) -> _Key:
     return (tensor.node or tensor), tensor.output
+
+
+# The inner tensors whose `.grad` backward fills, too: those that `retain_grad` was called on. It
+# keeps none of them alive, for nobody could read the gradient of a tensor that is gone.
+retaining: weakref.WeakValueDictionary[_Key, TensorBase] = weakref.WeakValueDictionary()
 
 
 # ----------------------------------------------------------------------------------- recording
@@ -198,24 +204,41 @@ def backward(
     retain_graph: bool = False,
     create_graph: bool = False,
 ) -> None:
-    """Add to every leaf's `.grad` the gradient of `tensor` with respect to that leaf.
+    """Add to every leaf's `.grad` the gradient of `tensor` with respect to that leaf, and so for
+    the inner tensors that retain theirs.
 
     gradient: d loss / d tensor where `tensor` is not the loss itself; of its shape; may be left
         out for a single element, where it is 1.
     retain_graph: keep what was saved, so that backward can run once more.
     RuntimeError if the tensor does not require a gradient, has many elements and no `gradient`,
-    or its graph has been used up. After an error no `.grad` has changed.
+    or its graph has been used up, or where a `.grad` that was assigned does not fit. After an error
+    no `.grad` has changed.
     """
     found = _run_backward([tensor], [gradient], (), retain_graph, create_graph)
-    for (leaf, _), gradient in found.items():
-        if leaf.grad is None:
-            leaf.grad = _tensor_type(gradient)
-        elif isinstance(leaf.grad, TensorBase):
-            leaf.grad.array += gradient
-            clock.mark_written(leaf.grad.array)
+    owners: list[Any] = [(retaining.get(key, key[0]), g) for key, g in found.items()]
+    owners = [(x, g) for x, g in owners if type(x) is not Node]  # beside an output that retains
+    for x, g in owners:
+        if x.grad is not None:
+            _check_fits(x.grad, g)
+    for x, g in owners:
+        if x.grad is None:
+            x.grad = _tensor_type(g)
         else:
-            kind = type(leaf.grad).__name__
-            raise TypeError(f"backward: a .grad is a tensor or None, not {kind}: set it to None")
+            x.grad.array += g
+            clock.mark_written(x.grad.array)
+
+
+def _check_fits(before: Any, gradient: Any) -> None:
+    """See to it that `gradient` can be added to a `.grad`: anybody may have assigned anything."""
+    if not isinstance(before, TensorBase):
+        kind = type(before).__name__
+        raise TypeError(f"backward: a .grad is a tensor or None, not {kind}: set it to None")
+    given, wanted = ((x.shape, x.dtype, device_of(x)) for x in (before.array, gradient))
+    if given != wanted or not is_writable(before.array):
+        raise RuntimeError(
+            f"backward: a .grad has shape {given[0]}, {given[1]}, on {given[2]}, and the gradient "
+            f"{wanted[0]}, {wanted[1]}, on {wanted[2]}: assign a writable one like it, or None"
+        )
 
 
 def grad(
@@ -313,6 +336,7 @@ def _run_backward(
         raise RuntimeError("create_graph=True: gradients of gradients are not supported")
     useful = _leading_to(wanted, outputs) if wanted else None  # None: everything is
     kept = {source for source, _ in wanted}  # an inner tensor's gradient is a result and flows on
+    kept.update(reference.key[0] for reference in retaining.valuerefs())
     arrived = _Arrived(useful)
     for tensor, given in zip(outputs, gradients):
         start = _starting_gradient(tensor, given)

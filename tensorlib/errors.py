@@ -11,6 +11,7 @@ import numpy as np
 
 from .devices import device_of
 
+_NUMPYS = {"axis": "dim", "keepdims": "keepdim"}  # PyTorch takes both names
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -42,6 +43,9 @@ def explained(
         argument = next((argument for argument, x in given if x is error.obj), None)
         reason = f"must be a tensor, not {type(error.obj).__name__}: use tensor(…)"
         return TypeError(f"{name}: argument {argument!r} {reason}") if argument else None
+    if isinstance(error, TypeError) and (numpys := _NUMPYS.keys() & options):
+        renamed = ", ".join(f"{_NUMPYS[x]}=, not {x}=" for x in sorted(numpys))
+        return TypeError(f"{name}: it is {renamed}")
     arrays = [x for x in inputs if hasattr(x, "shape") and not isinstance(x, np.generic)]
     devices = sorted({device_of(x) for x in arrays})
     if len(devices) > 1:

@@ -80,6 +80,8 @@ class Tensor(autograd.TensorBase):
     def numel(self) -> int:
         return self.array.size
 
+    nelement = numel
+
     def dim(self) -> int:
         return self.ndim
 
@@ -104,6 +106,19 @@ class Tensor(autograd.TensorBase):
         retain_graph: keep what was saved, so that backward can run once more.
         """
         autograd.backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
+
+    def retain_grad(self) -> None:
+        """Have backward fill the `.grad` of this tensor as it fills a leaf's. RuntimeError if it
+        does not require a gradient."""
+        if not self.requires_grad:
+            raise RuntimeError("retain_grad: this tensor does not require a gradient")
+        if self.node is not None:
+            autograd.retaining[self.node, self.output] = self
+
+    @property
+    def retains_grad(self) -> bool:
+        """Whether `retain_grad` was called on it; a leaf has no need of that."""
+        return (self.node, self.output) in autograd.retaining
 
     def detach(self) -> Tensor:
         """The same memory as a tensor outside the graph."""

@@ -21,6 +21,8 @@ FUNCTIONS = {  # the others, `given` and `x`, are tensors
     "layer_norm, weight": lambda t, x: t.nn.functional.layer_norm(x, (2,), ONES),
     "rms_norm": lambda t, x: t.nn.functional.rms_norm(A, (2,)),
     "dropout": lambda t, x: t.nn.functional.dropout(A),
+    "dropout in evaluation": lambda t, x: t.nn.functional.dropout(A, training=False),
+    "dropout of nothing": lambda t, x: t.nn.Dropout(0.0)(A),
     "gelu": lambda t, x: t.nn.functional.gelu(A),
     "cross_entropy": lambda t, x: t.nn.functional.cross_entropy(A, x.long()),
     "cross_entropy, target": lambda t, x: t.nn.functional.cross_entropy(x, INDEX),
@@ -50,7 +52,20 @@ def test_a_list_is_no_tensor(fn):
     assert re.fullmatch(expected, str(ours.value))
 
 
+@pytest.mark.parametrize("name", ["sum", "mean", "softmax", "cumsum"])
+def test_the_names_of_numpy(name):
+    """Which PyTorch takes, too, and the makemore videos type."""
+    with pytest.raises(TypeError, match=rf"^{name}: it is dim=, not axis=$"):
+        getattr(tensorlib.ones(2), name)(axis=0)
+
+
+def test_keepdims():
+    with pytest.raises(TypeError, match=r"^sum: it is keepdim=, not keepdims=$"):
+        tensorlib.ones(2).sum(0, keepdims=True)
+
+
 OTHERS = {  # whose arguments PyTorch does not name, or names otherwise
+    "clone": (lambda t, x: t.clone(A), "clone: argument 'x' .* list"),
     "relu": (lambda t, x: t.relu(A), "relu: argument 'x' .* list"),
     "softmax": (lambda t, x: t.softmax(A, dim=-1), "softmax: argument 'x' .* list"),
     "Embedding": (lambda t, x: t.nn.Embedding(2, 2)(INDEX), "embedding: argument 'input' .* list"),
@@ -60,7 +75,8 @@ OTHERS = {  # whose arguments PyTorch does not name, or names otherwise
     "one_hot": (lambda t, x: t.nn.functional.one_hot(INDEX), "one_hot: argument 'tensor' .* list"),
     "NumPy": (lambda t, x: t.nn.functional.cross_entropy(x, np.zeros(2, int)),
               "cross_entropy: argument 'target' .* ndarray"),
-    "MSELoss": (lambda t, x: t.nn.MSELoss()(x, A), "mse_loss: argument 'y' .* list"),
+    "MSELoss": (lambda t, x: t.nn.MSELoss()(x, A), "mse_loss: argument 'target' .* list"),
+    "mse_loss": (lambda t, x: t.nn.functional.mse_loss(A, x), "mse_loss: argument 'input' .* list"),
 }  # fmt: skip
 
 
@@ -91,6 +107,7 @@ MISTAKES = {  # what PyTorch raises, and how we say it
         lambda t, x: zeroed(x).sum().backward(),
         "a .grad is a tensor or",
     ),
+    "p.grad, too small": (RuntimeError, lambda t, x: step_with_a_row(t, x), r"\(2, 2\), .*\(2,\)"),
     "a state of lists": (
         RuntimeError,
         lambda t, x: t.nn.Linear(1, 1).load_state_dict({"weight": [1.0], "bias": 1.0}),
@@ -107,6 +124,11 @@ MISTAKES = {  # what PyTorch raises, and how we say it
 def zeroed(x):
     x.requires_grad_().grad = 0
     return x
+
+
+def step_with_a_row(t, x):
+    x.grad = t.ones(2)
+    t.optim.SGD([x], lr=0.1).step()
 
 
 @pytest.mark.parametrize(("kind", "fn", "message"), MISTAKES.values(), ids=MISTAKES)

@@ -30,6 +30,7 @@ def test_attributes(values):
     check(lambda t, x: tuple(x.shape), values)
     check(lambda t, x: tuple(x.size()), values)
     check(lambda t, x: x.numel(), values)
+    check(lambda t, x: x.nelement(), values)
     check(lambda t, x: x.ndim, values)
     check(lambda t, x: x.dim(), values)
     check(lambda t, x: x.dtype, values)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import errno
 import functools
 import io
 import itertools
@@ -15,7 +16,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,13 +47,12 @@ def run(
     """Run a script's `main` and leave with its status: 0; 2 after a mistake of the user's, told in
     one line on standard error; 130 after Ctrl-C, 143 after SIGTERM.
 
-    Text on standard output is UTF-8, whatever the locale. smaller: the remedy for lack of memory.
+    smaller: the remedy for lack of memory.
     """
-    signals.handle()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
-        main()
+        signals.handle()
+        with _output():
+            main()
     except UserError as error:
         sys.exit(_complain(str(error)))
     except MemoryError as error:
@@ -62,8 +62,29 @@ def run(
         sys.exit(130)
     except signals.Terminated as stop:
         sys.exit(128 + stop.number)
-    except BrokenPipeError:  # whoever read our output, `head` perhaps, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _output() -> Iterator[None]:
+    """Inside, text on standard output is UTF-8, whatever the locale; at the end all of it is
+    written. UserError if the disk is full."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: no file of ours may take its place
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # else Python does it, and what fails then is a traceback
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to flush
+        if error.errno != errno.EPIPE:  # whoever read our output, `head` perhaps, has seen enough
+            message = f"cannot write to standard output: {error.strerror}"
+            raise UserError(message) from None
 
 
 def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
@@ -241,6 +262,10 @@ def _first_paragraph(box: str) -> str:
     text = re.sub(r"^Error parsing (?:(--\S+:)|\S+:) ", r"\1 ", text).strip()
     text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", text)
     text = re.sub(r"could not convert string to float: (.*)", r"\1 is no number", text)
+    # of what may also be left out, and of lists
+    text = re.sub(r"no type matching INT .* from \[(.*)\]\.", r"\1 is no whole number", text)
+    text = re.sub(r"no type matching FLOAT .* from \[(.*)\]\.", r"\1 is no number", text)
+    text = re.sub(r"Could not find valid parse for arguments: \[(.*)\]", r"\1 cannot be read", text)
     return text[:1].lower() + text[1:]
 
 

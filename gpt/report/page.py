@@ -37,7 +37,8 @@ def main() -> None:
     path = config.run or Run.newest("best.safetensors").path
     path = Run(path).best if path.is_dir() else path
     page = render(describe(path, config))
-    out = config.out or path.with_name("report.html")
+    out = config.out or path.parent
+    out = out / "report.html" if out.is_dir() else out
     try:
         write_atomically(out, page.encode("utf-8"))
     except OSError as error:

@@ -29,8 +29,10 @@ STOP = (KeyboardInterrupt, Terminated)  # what a signal raises
 
 
 def handle() -> None:
-    """From now on SIGTERM and SIGHUP raise `Terminated`, as Ctrl-C raises KeyboardInterrupt; not
-    where they are ignored, as SIGHUP is under nohup."""
+    """From now on SIGTERM and SIGHUP raise `Terminated`, and Ctrl-C KeyboardInterrupt; not where
+    they are ignored, as SIGHUP is under nohup."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the scripts begin with another
     for number in _NUMBERS:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _terminate)

@@ -235,5 +235,8 @@ if __name__ == "__main__":
         sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # whoever read our output, `head` perhaps, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to flush
+        if not isinstance(error, BrokenPipeError):  # of which the reader, `head`, has seen enough
+            print(f"error: cannot write to standard output: {error.strerror}", file=sys.stderr)
+            sys.exit(2)

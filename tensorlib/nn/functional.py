@@ -193,6 +193,7 @@ def _dropout(input, threshold):
     return y, (lambda grad: kernels(grad).dropout_backward(grad, keep, threshold),)
 
 
+@takes_tensors
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Each element zero with probability p, the others scaled so that the mean stays.
 
@@ -200,7 +201,9 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     Which are dropped follows from `manual_seed`, or inside `random.counter(...)` from its counter.
     """
     threshold = _dropout_threshold("dropout", p)
-    return _dropout(input, threshold) if training and threshold else input
+    if not (input.numel() and training and threshold):  # numel first: a list has none
+        return input
+    return _dropout(input, threshold)
 
 
 @operation
@@ -331,8 +334,8 @@ def nll_loss(
 
 @operation(prepare=promote)
 @in_float32
-def _mse_loss(x, y):
-    difference = x - y
+def _mse_loss(input, target):
+    difference = input - target
     return difference * difference, (
         lambda grad: 2 * grad * difference,
         lambda grad: -2 * grad * difference,

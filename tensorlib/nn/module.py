@@ -188,6 +188,12 @@ class Module:
                     x.array = (moved if x.is_floating_point() else x.to(moved.device)).array
         return self
 
+    def cpu(self) -> Module:
+        return self.to("cpu")
+
+    def cuda(self) -> Module:
+        return self.to("cuda")
+
     # ------------------------------------------------------------------------------------ state
 
     def state_dict(self, prefix: str = "") -> dict[str, Tensor]:

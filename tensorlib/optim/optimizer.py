@@ -70,10 +70,14 @@ class Optimizer:
                 raise ValueError(f"betas must be at least 0 and below 1: {group['betas']}")
 
     def step(self) -> None:
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient. RuntimeError for one of another shape."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
+                    if p.grad.shape != p.shape:  # which might be broadcast
+                        raise RuntimeError(
+                            f"step: a parameter has shape {p.shape}, its .grad {p.grad.shape}"
+                        )
                     self._update(p.array, p.grad.array, self.state.setdefault(p, {}), group)
                     mark_written(p.array)
 

@@ -299,6 +299,27 @@ def test_an_error_in_backward_names_the_operation_and_its_shapes():
     assert y.grad is None
 
 
+@only_ours  # PyTorch refuses most of these when they are assigned
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda: tensorlib.zeros(3), r"\(3,\).*\(2,\)"),
+        (lambda: tensorlib.zeros(3, 2), r"\(3, 2\).*\(2,\)"),  # which could be broadcast
+        (lambda: tensorlib.zeros(2, dtype=tensorlib.float64), "float64.*float32"),
+        (lambda: tensorlib.zeros(1).expand(2), "writable"),
+        (lambda: [0.0, 0.0], "not list"),
+    ],
+)
+def test_a_wrong_grad_is_told_before_any_has_changed(wrong, told):
+    x, y, z = leaf(1.0, 2.0), leaf(3.0, 4.0), leaf(5.0, 6.0)
+    x.grad, y.grad = tensorlib.ones(2), wrong()
+    for loss in ((x * y * z).sum(), (z * y * x).sum()):
+        with pytest.raises((RuntimeError, TypeError), match=f"a .grad .*{told}"):
+            loss.backward()
+    assert x.grad.tolist() == [1.0, 1.0]
+    assert z.grad is None
+
+
 @only_ours
 def test_out_of_memory_in_backward_stays_what_it_is():
     from tensorlib.autograd import operation

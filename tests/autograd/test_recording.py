@@ -198,11 +198,6 @@ def test_flags():
     assert not (x * 2).long().requires_grad
 
 
-@only_ours
-def test_retain_grad_is_not_provided():
-    assert not hasattr(tensorlib.Tensor, "retain_grad")
-
-
 def test_requires_grad_refuses():
     check_error(RuntimeError, lambda t, x: (x * 2).requires_grad_(False), (3,))
     check_error(RuntimeError, lambda t: t.tensor([1, 2]).requires_grad_())

@@ -210,6 +210,12 @@ def test_a_checkpoint_goes_on_on_the_other_device(tmp_path, first, then):
         assert other.update().item() == pytest.approx(run.update().item(), abs=1e-5)
 
 
+def test_there_and_back():
+    layer = nn.Linear(3, 2)
+    assert layer.cuda().weight.device == "cuda"
+    assert layer.cpu().weight.device == "cpu"
+
+
 @pytest.mark.parametrize("optimizer", [optim.AdamW, optim.SGD])
 def test_an_optimizer_takes_its_state_to_the_parameters(optimizer):
     options = {"momentum": 0.9} if optimizer is optim.SGD else {}

@@ -29,7 +29,7 @@ NOT_DIFFERENTIABLE = {
     "attributes": "Tensor.device Tensor.dim Tensor.dtype Tensor.is_contiguous Tensor.is_leaf"
     " Tensor.is_floating_point Tensor.ndim Tensor.numel Tensor.shape Tensor.size",
     "the tape itself": "Tensor.backward Tensor.requires_grad Tensor.requires_grad_ Tensor.detach"
-    " Tensor.data",
+    " Tensor.data Tensor.retain_grad Tensor.retains_grad",
     "in place, outside a graph": "Tensor.__setitem__ Tensor.add_ Tensor.sub_ Tensor.mul_"
     " Tensor.div_ Tensor.copy_ Tensor.fill_ Tensor.zero_",
     "bases and containers": "Tensor nn.Module nn.ModuleList nn.Parameter optim.Optimizer",

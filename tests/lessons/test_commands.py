@@ -82,6 +82,16 @@ def test_help_of_an_exercise_comes_without_its_text(lessons):
     assert "The exercise is to train" not in done.stdout
 
 
+def test_a_lesson_as_a_script_takes_no_flags():
+    script = "lessons/07_averaging.py"
+    command = [sys.executable, script, "--quick"]
+    options = {"cwd": chapters.HERE.parent, "env": os.environ | {"PYTHONPATH": "."}}
+    done = subprocess.run(command, **options, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"error: --quick: a lesson as a script takes no flags; see ")
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_mistakes_are_one_line(lessons):
     for arguments, expected in [
         (["99"], "no lesson '99'"),
@@ -89,6 +99,7 @@ def test_mistakes_are_one_line(lessons):
         (["table", "--rungs", "layernorm"], "layer-norm"),
         (["table", "--sedes", "1"], "--seeds"),
         (["table", "--steps", "0"], "at least 1"),
+        (["table", "--seeds", "1", "a"], "--seeds: '1', 'a' cannot be read"),
         (["7", "--data", "nothing.txt", "--steps", "x"], "--steps"),
         (["1", "--data", "nothing.txt"], "nothing.txt"),
         (["3", "--data", "LICENSE"], "LICENSE is too short"),

@@ -400,6 +400,7 @@ def test_to_dtype_keeps_parameters_and_leaves_integers_alone():
 
 def test_to_device_returns_the_module():
     same(lambda t: (lambda m: m.to("cpu") is m)(net(t)))
+    same(lambda t: (lambda m: m.cpu() is m)(net(t)))
 
 
 def test_deep_copy_is_independent():

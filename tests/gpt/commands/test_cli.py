@@ -77,6 +77,8 @@ WRONG = {
     "--learning-rate nan": "^--learning-rate is nan, but must be a positive number$",
     "--max_iters 0": "^--max-iters is 0, but must be at least 1$",
     "--min-lr 1": r"^--min-lr \(1\.0\) must not be above --learning-rate \(0\.001\)$",
+    "--processes all": "^--processes: 'all' is no whole number$",
+    "--sample-interval 1.5": r"^--sample-interval: '1\.5' is no whole number$",
     "--processes 13": "^--processes is 13, but must be from 1 to --batch-size$",
     f"--max-iters {2**63}": rf"^--max-iters is {2**63}, but must be below {2**63}$",
     "--tokenizer data": "^--tokenizer is 'data', but must be char, bytes, gpt2, or bpe:SIZE, ",

@@ -4,10 +4,14 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from commands import check_mistake, wait_for_step
 
+REPOSITORY = Path(__file__).parents[3]
 posix = pytest.mark.skipif(os.name != "posix", reason="no signals or broken pipes there")
 
 
@@ -61,6 +65,64 @@ def test_ctrl_c_while_sampling(trained, script):
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=10)[1] == ""
     assert process.returncode == 130
+
+
+CTRL_C_AT = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(name, *_):
+        if name == os.environ["CTRL_C_AT"]:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
+@posix
+@pytest.mark.parametrize("name", ["train.py", "sample.py"])
+# NumPy's own C makes an ImportError of the exception that Ctrl-C usually is
+@pytest.mark.parametrize("module", ["gpt", "numpy.linalg._umath_linalg", "tyro", "gpt.commands"])
+def test_ctrl_c_while_modules_are_imported(name, module, script, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(CTRL_C_AT)
+    done = script(name, PYTHONPATH=f"{tmp_path}{os.pathsep}{REPOSITORY}", CTRL_C_AT=module)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """shell("-m lessons > log") runs Python with it, and text waits in buffers, as for users."""
+    variables = {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "", "CUDA_VISIBLE_DEVICES": ""}
+    options = {"shell": True, "cwd": tmp_path, "env": os.environ | variables, "encoding": "utf-8"}
+
+    def run(arguments):
+        command = f"{sys.executable} {arguments}"
+        return subprocess.run(command, capture_output=True, timeout=60, check=False, **options)
+
+    return run
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that takes nothing")
+@pytest.mark.parametrize(
+    "command", ["-m lessons", "-m tensorlib.gradcheck --op relu", f"{REPOSITORY}/train.py --help"]
+)
+def test_output_that_finds_no_room(command, shell):
+    done = shell(f"{command} > /dev/full")
+    assert done.stderr == "error: cannot write to standard output: No space left on device\n"
+    assert done.returncode == 2
+
+
+@posix
+def test_output_that_nobody_reads(shell):
+    done = shell("-m lessons | true")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@posix
+def test_closed_standard_streams(shell, text_file, tiny, tmp_path):
+    flags = " ".join(["--max-iters 2 --out run", *tiny])
+    assert shell(f"{REPOSITORY}/train.py --data {text_file} {flags} >&- 2>&-").returncode == 0
+    assert (tmp_path / "run" / "best.safetensors").exists()
 
 
 def test_sampling_mistakes(trained, script, tmp_path):

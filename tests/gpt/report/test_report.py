@@ -93,8 +93,9 @@ def test_the_page_in_a_browser(trained, script):
 
 
 def test_what_the_page_says(trained, script, text_file):
-    assert script("gpt.report", trained, "--prompt", PROMPT, "--out", "page.html").returncode == 0
-    html = (trained.parents[1] / "page.html").read_text(encoding="utf-8")
+    (trained.parents[1] / "pages").mkdir()
+    assert script("gpt.report", trained, "--prompt", PROMPT, "--out", "pages").returncode == 0
+    html = (trained.parents[1] / "pages" / "report.html").read_text(encoding="utf-8")
     assert re.findall(r"https?://[^\"]*", html) == ["http://www.w3.org/2000/svg"]  # SVG's name
     page, reports = numbers(html), [json.loads(x) for x in (trained / "metrics.jsonl").open()]
     assert page["curves"]["step"] == [0, 2, 4, 6]
