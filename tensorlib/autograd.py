@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import inspect
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -110,8 +111,8 @@ def operation(
     The function gets the arrays of its arguments (anything that is no tensor as it is) and returns
     `(value, gradients)`. A value is an array or a tuple of arrays. `gradients` is one of
 
-        (f, g, …)          per positional argument a function from the gradient of the value to
-                           the gradient of that argument, None where there is none to be had;
+        (f, g, …)          per argument a function from the gradient of the value to the gradient
+                           of that argument, None where there is none to be had;
         f(grad, needed)    one function for all of them, where they share work: `needed` says
                            which arguments want a gradient, and it returns as many results;
         None               nothing flows back.
@@ -127,11 +128,18 @@ def operation(
     if function is None:
         return functools.partial(operation, prepare=prepare)
     name = function.__name__.strip("_")
+    parameters = [
+        (parameter.name, parameter.default)
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
 
     @functools.wraps(function)
     def run(*inputs: Any, **options: Any) -> Any:
         if mode.observer is not None:  # who watches calls run again, unobserved
             return mode.observer.forward(run, inputs, options)
+        if options:
+            inputs = _in_order(parameters, inputs, options)
         arrays, edges, recorded, enabled = [], [], False, not mode.paused
         for x in inputs:
             edge = None
@@ -142,10 +150,7 @@ def operation(
                 x = x.array
             arrays.append(x)
             edges.append(edge)
-        call = function
-        if options:
-            constants = {k: _constant(name, k, x) for k, x in options.items()}
-            call = functools.partial(function, **constants)
+        call = functools.partial(function, **options) if options else function
         try:
             if prepare is not None:
                 arrays = prepare(*arrays)
@@ -160,8 +165,9 @@ def operation(
         many = type(value) is tuple
         node = None
         if recorded and gradients is not None:
-            if None in edges and not callable(gradients):
-                # what only an unwanted gradient refers to is freed here
+            if type(gradients) is not tuple:  # one function: of what was left out it is told, too
+                edges += [None] * (len(parameters) - len(edges))
+            elif None in edges:  # what only an unwanted gradient refers to is freed here
                 gradients = [f if e else None for e, f in zip(edges, gradients)]
             node = Node(name, edges, gradients, len(value) if many else 1)
         if many:
@@ -180,13 +186,14 @@ def set_tensor_type(cls: type[TensorBase]) -> None:
     _tensor_type = cls
 
 
-def _constant(name: str, option: str, value: Any) -> Any:
-    """What the function gets for a keyword argument, through which no gradient can flow."""
-    if not isinstance(value, TensorBase):
-        return value
-    if value._requires_grad and not mode.paused:
-        raise TypeError(f"{name}: pass tensors that need gradients by position, not as {option}=")
-    return value.array
+def _in_order(parameters: list[tuple[str, Any]], inputs: tuple, options: dict) -> tuple:
+    """`inputs`, and after them those of `options` that have a position, which are taken from there,
+    with the defaults between. (If one without a default is missing, Python will say so.)"""
+    for name, default in parameters[len(inputs) :]:
+        if not options or (name not in options and default is inspect.Parameter.empty):
+            break
+        inputs += (options.pop(name, default),)
+    return inputs
 
 
 # ------------------------------------------------------------------------------------ backward
