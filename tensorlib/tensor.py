@@ -91,19 +91,7 @@ class Tensor(autograd.TensorBase):
 
     # ----------------------------------------------------------------------------- the gradient
 
-    def backward(
-        self,
-        gradient: Tensor | None = None,
-        retain_graph: bool = False,
-        create_graph: bool = False,
-    ) -> None:
-        """Add to every leaf's `.grad` the gradient of this tensor with respect to that leaf.
-
-        gradient: d loss / d tensor where this tensor is not the loss itself; of its shape; may be
-            left out for a single element, where it is 1.
-        retain_graph: keep what was saved, so that backward can run once more.
-        """
-        autograd.backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
+    backward = autograd.backward
 
     def detach(self) -> Tensor:
         """The same memory as a tensor outside the graph."""
