@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops, random
+from .. import random
 from ..arrays import promote, promote_types, require_floating
 from ..autocast_mode import in_float32, loss_dtype, lowered, lowered_weights, norm_dtype
 from ..autograd import operation
 from ..bounds import Bounds
 from ..errors import takes_tensors
 from ..kernels import kernels
-from ..ops import log_softmax, relu, sigmoid, softmax, tanh  # noqa: F401  (functions of F, too)
+from ..ops.elementwise import relu, sigmoid, tanh  # noqa: F401  (functions of F, too)
+from ..ops.reduction import log_softmax, softmax  # noqa: F401
+from ..ops.shape import permute, reshape
 from ..tensor import Tensor
 
 # ----------------------------------------------------------------------------------- activations
@@ -242,11 +244,11 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor, ignore_index: in
             "(N, C) with (N,), or (N, C, d1, …) with (N, d1, …); flatten (B, T, C) to (B*T, C)"
         )
     classes = input.shape[dim]
-    rows = input if input.ndim < 3 else ops.permute(input, 0, *range(2, input.ndim), 1)
+    rows = input if input.ndim < 3 else permute(input, 0, *range(2, input.ndim), 1)
     index = target.array.reshape(-1)
     ignored = index == ignore_index
     index = np.where(ignored, 0, index)
-    return ops.reshape(rows, index.size, classes), index, ignored
+    return reshape(rows, index.size, classes), index, ignored
 
 
 @operation
