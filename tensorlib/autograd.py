@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import heapq
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -213,7 +213,7 @@ def backward(
     RuntimeError if the tensor does not require a gradient, has many elements and no `gradient`,
     or its graph has been used up. After an error no `.grad` has changed.
     """
-    found = _run_backward([tensor], [gradient], (), retain_graph, create_graph)
+    found = _run_backward([tensor], [gradient], set(), retain_graph, create_graph)
     for (leaf, _), gradient in found.items():
         if leaf.grad is None:
             leaf.grad = _tensor_type(gradient)
@@ -250,7 +250,7 @@ def grad(
         if not x._requires_grad:
             raise RuntimeError(f"grad: input {i} does not require a gradient")
     wanted = [_key(x) for x in inputs]
-    found = _run_backward(outputs, grad_outputs, wanted, retain_graph, create_graph)
+    found = _run_backward(outputs, grad_outputs, set(wanted), retain_graph, create_graph)
     for i, key in enumerate(wanted):
         if key not in found and not allow_unused:
             raise RuntimeError(
@@ -270,7 +270,7 @@ class _Arrived:
 
     __slots__ = ("borrowed", "gradients", "queue", "useful")
 
-    def __init__(self, useful: set | None) -> None:
+    def __init__(self, useful: Container[Node] | None) -> None:
         self.gradients: dict[_Source, list[Any]] = {}  # one, or None, for each of its outputs
         self.borrowed: set[_Key] = set()
         self.queue: list[tuple[int, Node]] = []  # the nodes among them, the newest first
@@ -310,7 +310,7 @@ class _Arrived:
 def _run_backward(
     outputs: Sequence[TensorBase],
     gradients: Sequence[TensorBase | None],
-    wanted: Collection[_Key],
+    wanted: set[_Key],
     retain_graph: bool,
     create_graph: bool,
 ) -> dict[_Key, Any]:
@@ -323,7 +323,8 @@ def _run_backward(
     arrived = _Arrived(useful)
     for tensor, given in zip(outputs, gradients):
         start = _starting_gradient(tensor, given)
-        if _is_useful(key := _key(tensor), useful):
+        key = _key(tensor)
+        if useful is None or key[0] in useful or key in wanted:
             arrived.add(*key, start, fresh=False)
     observer = mode.observer
     with np.errstate(all="ignore"):  # inf and nan show in the gradients; no warnings beside them
@@ -331,7 +332,7 @@ def _run_backward(
             node = heapq.heappop(arrived.queue)[1]
             totals = arrived.gradients[node] if node in kept else arrived.gradients.pop(node)
             gradient = totals[0] if node.outputs == 1 else tuple(totals)
-            edges = node.edges if useful is None else _useful_edges(node, useful)
+            edges = node.edges if useful is None else useful[node]
             if node.gradients is None or clock.last_write > node.number:
                 _check_usable(node)
             if observer is not None:
@@ -411,33 +412,22 @@ def _starting_gradient(tensor: TensorBase, gradient: TensorBase | None) -> Any:
     return gradient.array.astype(array.dtype, copy=False)
 
 
-def _leading_to(wanted: Collection[_Key], outputs: Sequence[TensorBase]) -> set:
-    """The wanted keys, and the nodes that a gradient passes on its way to one of them."""
+def _leading_to(wanted: set[_Key], outputs: Sequence[TensorBase]) -> dict[Node, list[_Edge]]:
+    """The nodes that a gradient passes on its way to one of the wanted keys, with their edges, of
+    which those that lead elsewhere are None."""
     nodes: set[Node] = set()
-    stack = [tensor.node for tensor in outputs if tensor.node]
+    stack: list[_Source] = [tensor.node for tensor in outputs]
     while stack:
         node = stack.pop()
-        if node not in nodes:
+        if isinstance(node, Node) and node not in nodes:
             nodes.add(node)
-            stack.extend(source for source, _ in _inputs(node) if isinstance(source, Node))
-    useful: set[Any] = set(wanted)
+            stack.extend(edge[0] for edge in node.edges if edge)
+    useful: dict[Node, list[_Edge]] = {}
     for node in sorted(nodes, key=lambda node: node.number):  # the oldest first
-        if any(_is_useful(key, useful) for key in _inputs(node)):
-            useful.add(node)
+        edges = [e if e and (e[0] in useful or e[:2] in wanted) else None for e in node.edges]
+        if any(edges):
+            useful[node] = edges
     return useful
-
-
-def _inputs(node: Node) -> list[_Key]:
-    return [edge[:2] for edge in node.edges if edge]
-
-
-def _useful_edges(node: Node, useful: set) -> list[_Edge]:
-    return [edge if edge and _is_useful(edge[:2], useful) else None for edge in node.edges]
-
-
-def _is_useful(key: _Key, useful: set | None) -> bool:
-    source, _ = key
-    return useful is None or key in useful or source in useful
 
 
 def _check_usable(node: Node) -> None:
