@@ -184,8 +184,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 @operation
 def _dropout_add(x, residual, threshold):
     dtype = x.dtype
-    if residual.dtype != dtype:
-        residual = residual.astype(promote_types(dtype, residual.dtype), copy=False)
+    residual = residual.astype(promote_types(dtype, residual.dtype), copy=False)
     draw = random.dropout_draw(x.size)
     y, keep = kernels(residual).dropout(x, draw, threshold, residual)
     return y, (
