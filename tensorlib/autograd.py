@@ -122,6 +122,8 @@ def operation(
     an array that was saved, because the tape may add to it in place. What a gradient function
     refers to stays in memory until backward has passed: name a `shape` rather than a whole array.
 
+    Whoever calls the operation may give arguments by keyword; gradients flow to them, too.
+
     prepare: maps the arguments before the function sees them. It may cast or widen; the tape
         remembers the arguments as they came, and hands back gradients of that shape and dtype.
     """
