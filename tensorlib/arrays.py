@@ -6,6 +6,7 @@ Knows arrays only: no tensors, no tape.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -72,9 +73,8 @@ def promote_types(a: np.dtype, b: np.dtype) -> np.dtype:
 
     NumPy differs where categories mix: int64 with float32 is float64 there, float32 here.
     """
-    higher, lower = (a, b) if _CATEGORY[a.kind] >= _CATEGORY[b.kind] else (b, a)
-    if _CATEGORY[higher.kind] != _CATEGORY[lower.kind]:
-        return higher
+    if higher := _CATEGORY[a.kind] - _CATEGORY[b.kind]:
+        return a if higher > 0 else b
     if a != b and a.itemsize == b.itemsize == 2:
         return DEFAULT_FLOAT  # float16 with bfloat16: neither holds the other
     return np.promote_types(a, b)
@@ -86,8 +86,7 @@ def result_type(*operands: Any) -> np.dtype:
     Arrays with dimensions decide; a 0-d array, and after it a Python number, has a say only when
     its category (bool, integer, floating) is higher than theirs.
     """
-    ranks: list[np.dtype | None] = [None, None, None]  # with dimensions, 0-d, Python numbers
-    dtype: np.dtype | None
+    ranks: list[Any] = [None, None, None]  # with dimensions, 0-d, Python numbers
     for x in operands:
         if (scalar := _SCALARS.get(type(x))) is not None:
             rank, dtype = 2, scalar
@@ -95,13 +94,10 @@ def result_type(*operands: Any) -> np.dtype:
             rank, dtype = (0 if x.ndim else 1), x.dtype
         known = ranks[rank]
         ranks[rank] = dtype if known is None else promote_types(known, dtype)
-    result: np.dtype | None = None
+    result: Any = None
     for dtype in ranks:
-        if result is None:
+        if dtype and (result is None or _CATEGORY[dtype.kind] > _CATEGORY[result.kind]):
             result = dtype
-        elif dtype is not None and _CATEGORY[dtype.kind] > _CATEGORY[result.kind]:
-            result = promote_types(result, dtype)
-    assert result is not None
     return result
 
 
@@ -158,19 +154,14 @@ def already_stacked(arrays: Sequence[Any]) -> Any:
     """What stacking the arrays along a new first dimension gives, without a copy, if they lie in
     one array on a GPU at equal distances; else None."""
     first = arrays[0]
-    if len(arrays) < 2 or device_of(first) == "cpu":
+    if device_of(first) == "cpu" or first.base is None:
         return None
-    kind = first.base, first.shape, first.strides, first.dtype
-    if first.base is None or any(
-        (x.base is not kind[0]) or (x.shape, x.strides, x.dtype) != kind[1:] for x in arrays
-    ):
-        return None
-    starts = [x.data.ptr for x in arrays]
-    distance = starts[1] - starts[0]
-    if starts != [starts[0] + i * distance for i in range(len(starts))]:
+    kinds = {(id(x.base), x.shape, x.strides, x.dtype) for x in arrays}
+    distances = {y.data.ptr - x.data.ptr for x, y in itertools.pairwise(arrays)}
+    if len(kinds) > 1 or len(distances) != 1:
         return None
     as_strided = library("cuda").lib.stride_tricks.as_strided
-    return as_strided(first, (len(arrays), *first.shape), (distance, *first.strides))
+    return as_strided(first, (len(arrays), *first.shape), (*distances, *first.strides))
 
 
 def peak(x: Any, axes: int | tuple[int, ...]) -> Any:

@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import functools
 import heapq
+import inspect
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,8 +117,8 @@ def operation(
     The function gets the arrays of its arguments (anything that is no tensor as it is) and returns
     `(value, gradients)`. A value is an array or a tuple of arrays. `gradients` is one of
 
-        (f, g, …)          per positional argument a function from the gradient of the value to
-                           the gradient of that argument, None where there is none to be had;
+        (f, g, …)          per argument a function from the gradient of the value to the gradient
+                           of that argument, None where there is none to be had;
         f(grad, needed)    one function for all of them, where they share work: `needed` says
                            which arguments want a gradient, and it returns as many results;
         None               nothing flows back.
@@ -127,17 +128,26 @@ def operation(
     an array that was saved, because the tape may add to it in place. What a gradient function
     refers to stays in memory until backward has passed: name a `shape` rather than a whole array.
 
+    Whoever calls the operation may give arguments by keyword; gradients flow to them, too.
+
     prepare: maps the arguments before the function sees them. It may cast or widen; the tape
         remembers the arguments as they came, and hands back gradients of that shape and dtype.
     """
     if function is None:
         return functools.partial(operation, prepare=prepare)
     name = function.__name__.strip("_")
+    parameters = [
+        (parameter.name, parameter.default)
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
 
     @functools.wraps(function)
     def run(*inputs: Any, **options: Any) -> Any:
         if mode.observer is not None:  # who watches calls run again, unobserved
             return mode.observer.forward(run, inputs, options)
+        if options:
+            inputs = _in_order(parameters, inputs, options)
         arrays, edges, recorded, enabled = [], [], False, not mode.paused
         for x in inputs:
             edge = None
@@ -148,10 +158,7 @@ def operation(
                 x = x.array
             arrays.append(x)
             edges.append(edge)
-        call = function
-        if options:
-            constants = {k: _constant(name, k, x) for k, x in options.items()}
-            call = functools.partial(function, **constants)
+        call = functools.partial(function, **options) if options else function
         try:
             if prepare is not None:
                 arrays = prepare(*arrays)
@@ -166,8 +173,9 @@ def operation(
         many = type(value) is tuple
         node = None
         if recorded and gradients is not None:
-            if None in edges and not callable(gradients):
-                # what only an unwanted gradient refers to is freed here
+            if type(gradients) is not tuple:  # one function: of what was left out it is told, too
+                edges += [None] * (len(parameters) - len(edges))
+            elif None in edges:  # what only an unwanted gradient refers to is freed here
                 gradients = [f if e else None for e, f in zip(edges, gradients)]
             node = Node(name, edges, gradients, len(value) if many else 1)
         if many:
@@ -186,13 +194,14 @@ def set_tensor_type(cls: type[TensorBase]) -> None:
     _tensor_type = cls
 
 
-def _constant(name: str, option: str, value: Any) -> Any:
-    """What the function gets for a keyword argument, through which no gradient can flow."""
-    if not isinstance(value, TensorBase):
-        return value
-    if value._requires_grad and not mode.paused:
-        raise TypeError(f"{name}: pass tensors that need gradients by position, not as {option}=")
-    return value.array
+def _in_order(parameters: list[tuple[str, Any]], inputs: tuple, options: dict) -> tuple:
+    """`inputs`, and after them those of `options` that have a position, which are taken from there,
+    with the defaults between. (If one without a default is missing, Python will say so.)"""
+    for name, default in parameters[len(inputs) :]:
+        if not options or (name not in options and default is inspect.Parameter.empty):
+            break
+        inputs += (options.pop(name, default),)
+    return inputs
 
 
 # ------------------------------------------------------------------------------------ backward
@@ -214,7 +223,7 @@ def backward(
     or its graph has been used up, or where a `.grad` that was assigned does not fit. After an error
     no `.grad` has changed.
     """
-    found = _run_backward([tensor], [gradient], (), retain_graph, create_graph)
+    found = _run_backward([tensor], [gradient], set(), retain_graph, create_graph)
     owners: list[Any] = [(retaining.get(key, key[0]), g) for key, g in found.items()]
     owners = [(x, g) for x, g in owners if type(x) is not Node]  # beside an output that retains
     for x, g in owners:
@@ -266,7 +275,7 @@ def grad(
         if not x._requires_grad:
             raise RuntimeError(f"grad: input {i} does not require a gradient")
     wanted = [_key(x) for x in inputs]
-    found = _run_backward(outputs, grad_outputs, wanted, retain_graph, create_graph)
+    found = _run_backward(outputs, grad_outputs, set(wanted), retain_graph, create_graph)
     for i, key in enumerate(wanted):
         if key not in found and not allow_unused:
             raise RuntimeError(
@@ -286,7 +295,7 @@ class _Arrived:
 
     __slots__ = ("borrowed", "gradients", "queue", "useful")
 
-    def __init__(self, useful: set | None) -> None:
+    def __init__(self, useful: Container[Node] | None) -> None:
         self.gradients: dict[_Source, list[Any]] = {}  # one, or None, for each of its outputs
         self.borrowed: set[_Key] = set()
         self.queue: list[tuple[int, Node]] = []  # the nodes among them, the newest first
@@ -326,7 +335,7 @@ class _Arrived:
 def _run_backward(
     outputs: Sequence[TensorBase],
     gradients: Sequence[TensorBase | None],
-    wanted: Collection[_Key],
+    wanted: set[_Key],
     retain_graph: bool,
     create_graph: bool,
 ) -> dict[_Key, Any]:
@@ -340,7 +349,8 @@ def _run_backward(
     arrived = _Arrived(useful)
     for tensor, given in zip(outputs, gradients):
         start = _starting_gradient(tensor, given)
-        if _is_useful(key := _key(tensor), useful):
+        key = _key(tensor)
+        if useful is None or key[0] in useful or key in wanted:
             arrived.add(*key, start, fresh=False)
     observer = mode.observer
     with np.errstate(all="ignore"):  # inf and nan show in the gradients; no warnings beside them
@@ -348,7 +358,7 @@ def _run_backward(
             node = heapq.heappop(arrived.queue)[1]
             totals = arrived.gradients[node] if node in kept else arrived.gradients.pop(node)
             gradient = totals[0] if node.outputs == 1 else tuple(totals)
-            edges = node.edges if useful is None else _useful_edges(node, useful)
+            edges = node.edges if useful is None else useful[node]
             if node.gradients is None or clock.last_write > node.number:
                 _check_usable(node)
             if observer is not None:
@@ -428,33 +438,22 @@ def _starting_gradient(tensor: TensorBase, gradient: TensorBase | None) -> Any:
     return gradient.array.astype(array.dtype, copy=False)
 
 
-def _leading_to(wanted: Collection[_Key], outputs: Sequence[TensorBase]) -> set:
-    """The wanted keys, and the nodes that a gradient passes on its way to one of them."""
+def _leading_to(wanted: set[_Key], outputs: Sequence[TensorBase]) -> dict[Node, list[_Edge]]:
+    """The nodes that a gradient passes on its way to one of the wanted keys, with their edges, of
+    which those that lead elsewhere are None."""
     nodes: set[Node] = set()
-    stack = [tensor.node for tensor in outputs if tensor.node]
+    stack: list[_Source] = [tensor.node for tensor in outputs]
     while stack:
         node = stack.pop()
-        if node not in nodes:
+        if isinstance(node, Node) and node not in nodes:
             nodes.add(node)
-            stack.extend(source for source, _ in _inputs(node) if isinstance(source, Node))
-    useful: set[Any] = set(wanted)
+            stack.extend(edge[0] for edge in node.edges if edge)
+    useful: dict[Node, list[_Edge]] = {}
     for node in sorted(nodes, key=lambda node: node.number):  # the oldest first
-        if any(_is_useful(key, useful) for key in _inputs(node)):
-            useful.add(node)
+        edges = [e if e and (e[0] in useful or e[:2] in wanted) else None for e in node.edges]
+        if any(edges):
+            useful[node] = edges
     return useful
-
-
-def _inputs(node: Node) -> list[_Key]:
-    return [edge[:2] for edge in node.edges if edge]
-
-
-def _useful_edges(node: Node, useful: set) -> list[_Edge]:
-    return [edge if edge and _is_useful(edge[:2], useful) else None for edge in node.edges]
-
-
-def _is_useful(key: _Key, useful: set | None) -> bool:
-    source, _ = key
-    return useful is None or key in useful or source in useful
 
 
 def _check_usable(node: Node) -> None:

@@ -139,11 +139,11 @@ def arange(
     whole = all(isinstance(x, (int, np.integer)) for x in (start, end, step))
     if dtype is None:
         dtype = np.int64 if whole else DEFAULT_FLOAT
-    if whole and dtype == np.int64:
-        return Tensor(library(device).arange(start, end, step, dtype=dtype))
-    count = int(np.ceil((end - start) / step))
-    exact = np.int64 if np.dtype(dtype).kind == "i" and float(step).is_integer() else np.float64
-    numbers = start + step * library(device).arange(count, dtype=exact)
+    if whole:
+        numbers = library(device).arange(start, end, step, np.int64)
+    else:
+        count = int(np.ceil((end - start) / step))
+        numbers = start + step * library(device).arange(count, dtype=np.float64)
     return Tensor(numbers.astype(dtype, copy=False))
 
 
@@ -174,13 +174,7 @@ def randn(
 
 
 def randint(
-    low: int,
-    high: Any = None,
-    size: Any = None,
-    *,
-    dtype: Any = np.int64,
-    device="cpu",
-    generator=None,
+    low: int, high: Any = None, size: Any = None, *, dtype=np.int64, device="cpu", generator=None
 ) -> Tensor:
     """Integers from `low` to `high` - 1; `randint(high, size)` starts at 0."""
     if size is None:

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from . import autograd, clock, ops
+from . import autograd, clock
 from .arrays import axis_of, is_floating, is_writable
 from .devices import canonical, device_of, move
 from .grad_mode import is_grad_enabled
+from .ops import elementwise, indexing, linalg, reduction
+from .ops import shape as shapes
 from .printing import format_tensor
 
 
@@ -66,13 +68,13 @@ class Tensor(autograd.TensorBase):
 
     @property
     def T(self) -> Tensor:
-        return ops.permute(self, *reversed(range(self.ndim)))
+        return shapes.permute(self, *reversed(range(self.ndim)))
 
     @property
     def mT(self) -> Tensor:
         if self.ndim < 2:
             raise RuntimeError(f"mT: needs at least two dimensions, got shape {self.shape}")
-        return ops.transpose(self, -2, -1)
+        return shapes.transpose(self, -2, -1)
 
     def size(self, dim: int | None = None) -> Any:
         return self.shape if dim is None else self.shape[axis_of(self, dim)]
@@ -93,19 +95,7 @@ class Tensor(autograd.TensorBase):
 
     # ----------------------------------------------------------------------------- the gradient
 
-    def backward(
-        self,
-        gradient: Tensor | None = None,
-        retain_graph: bool = False,
-        create_graph: bool = False,
-    ) -> None:
-        """Add to every leaf's `.grad` the gradient of this tensor with respect to that leaf.
-
-        gradient: d loss / d tensor where this tensor is not the loss itself; of its shape; may be
-            left out for a single element, where it is 1.
-        retain_graph: keep what was saved, so that backward can run once more.
-        """
-        autograd.backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
+    backward = autograd.backward
 
     def retain_grad(self) -> None:
         """Have backward fill the `.grad` of this tensor as it fills a leaf's. RuntimeError if it
@@ -147,53 +137,61 @@ class Tensor(autograd.TensorBase):
 
     # -------------------------------------------------------------------------------- operators
 
-    __add__ = __radd__ = add = ops.add
-    __sub__ = sub = ops.sub
-    __mul__ = __rmul__ = mul = ops.mul
-    __truediv__ = div = ops.div
-    __pow__ = pow = ops.pow
-    __matmul__ = matmul = ops.matmul
-    __neg__ = neg = ops.neg
-    __abs__ = abs = ops.abs
-    __getitem__ = ops.getitem
+    __add__ = __radd__ = add = elementwise.add
+    __sub__ = sub = elementwise.sub
+    __mul__ = __rmul__ = mul = elementwise.mul
+    __truediv__ = div = elementwise.div
+    __pow__ = pow = elementwise.pow
+    __matmul__ = matmul = linalg.matmul
+    __neg__ = neg = elementwise.neg
+    __abs__ = abs = elementwise.abs
+    __getitem__ = indexing.getitem
 
     def __rsub__(self, other: Any) -> Tensor:
-        return ops.sub(other, self)
+        return elementwise.sub(other, self)
 
     def __rtruediv__(self, other: Any) -> Tensor:
-        return ops.div(other, self)
+        return elementwise.div(other, self)
 
     def __rpow__(self, other: Any) -> Tensor:
-        return ops.pow(other, self)
+        return elementwise.pow(other, self)
 
     def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
-        return ops.eq(self, other) if _comparable(other) else NotImplemented
+        return elementwise.eq(self, other) if _comparable(other) else NotImplemented
 
     def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
-        return ops.ne(self, other) if _comparable(other) else NotImplemented
+        return elementwise.ne(self, other) if _comparable(other) else NotImplemented
 
-    __lt__, __le__, __gt__, __ge__ = ops.lt, ops.le, ops.gt, ops.ge
-    eq, ne, lt, le, gt, ge = ops.eq, ops.ne, ops.lt, ops.le, ops.gt, ops.ge
-    __and__ = __rand__ = ops.bitwise_and
-    __or__ = __ror__ = ops.bitwise_or
-    __invert__ = ops.bitwise_not
-    logical_and, logical_or, logical_not = ops.logical_and, ops.logical_or, ops.logical_not
+    eq, ne = elementwise.eq, elementwise.ne
+    __lt__ = lt = elementwise.lt
+    __le__ = le = elementwise.le
+    __gt__ = gt = elementwise.gt
+    __ge__ = ge = elementwise.ge
+    __and__ = __rand__ = elementwise.bitwise_and
+    __or__ = __ror__ = elementwise.bitwise_or
+    __invert__ = elementwise.bitwise_not
+    logical_and, logical_or = elementwise.logical_and, elementwise.logical_or
+    logical_not = elementwise.logical_not
 
     # ---------------------------------------------------------------------------------- methods
 
-    exp, log, sqrt, rsqrt = ops.exp, ops.log, ops.sqrt, ops.rsqrt
-    sin, cos, tanh, sigmoid, relu = ops.sin, ops.cos, ops.tanh, ops.sigmoid, ops.relu
-    maximum, minimum, clamp, masked_fill = ops.maximum, ops.minimum, ops.clamp, ops.masked_fill
-    sum, mean, var, std = ops.sum, ops.mean, ops.var, ops.std
-    amax, amin, max, min = ops.amax, ops.amin, ops.max, ops.min
-    argmax, argmin, topk, all, any = ops.argmax, ops.argmin, ops.topk, ops.all, ops.any
-    logsumexp, softmax, log_softmax = ops.logsumexp, ops.softmax, ops.log_softmax
-    cumsum, outer, gather = ops.cumsum, ops.outer, ops.gather
-    view, reshape, flatten, contiguous = ops.view, ops.reshape, ops.flatten, ops.contiguous
-    transpose, permute, expand = ops.transpose, ops.permute, ops.expand
-    squeeze, unsqueeze, repeat = ops.squeeze, ops.unsqueeze, ops.repeat
-    split, chunk, unbind = ops.split, ops.chunk, ops.unbind
-    tril, triu, clone = ops.tril, ops.triu, ops.clone
+    exp, log, sqrt, rsqrt = elementwise.exp, elementwise.log, elementwise.sqrt, elementwise.rsqrt
+    sin, cos, tanh = elementwise.sin, elementwise.cos, elementwise.tanh
+    sigmoid, relu = elementwise.sigmoid, elementwise.relu
+    maximum, minimum = elementwise.maximum, elementwise.minimum
+    clamp, masked_fill = elementwise.clamp, elementwise.masked_fill
+    sum, mean, var, std = reduction.sum, reduction.mean, reduction.var, reduction.std
+    amax, amin, max, min = reduction.amax, reduction.amin, reduction.max, reduction.min
+    argmax, argmin, topk = reduction.argmax, reduction.argmin, reduction.topk
+    all, any, cumsum = reduction.all, reduction.any, reduction.cumsum
+    logsumexp, softmax, log_softmax = reduction.logsumexp, reduction.softmax, reduction.log_softmax
+    outer, gather = linalg.outer, indexing.gather
+    view, reshape, flatten = shapes.view, shapes.reshape, shapes.flatten
+    transpose, permute, expand = shapes.transpose, shapes.permute, shapes.expand
+    squeeze, unsqueeze, repeat = shapes.squeeze, shapes.unsqueeze, shapes.repeat
+    split, chunk, unbind = shapes.split, shapes.chunk, shapes.unbind
+    contiguous, clone = shapes.contiguous, shapes.clone
+    tril, triu = shapes.tril, shapes.triu
 
     # -------------------------------------------------------------------------- types, machines
 
@@ -208,9 +206,9 @@ class Tensor(autograd.TensorBase):
                 dtype = target
         result = self
         if device is not None and canonical(device) != self.device:
-            result = ops.to_device(result, device)
+            result = shapes.to_device(result, device)
         if dtype is not None and np.dtype(dtype) != self.dtype:
-            result = ops.cast(result, dtype=np.dtype(dtype))
+            result = shapes.cast(result, dtype=np.dtype(dtype))
         return result
 
     def float(self) -> Tensor:
@@ -307,7 +305,7 @@ class Tensor(autograd.TensorBase):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         value = self._writable_with(value)
-        *before, last = ops.plain_index(index, self.device)
+        *before, last = indexing.plain_index(index, self.device)
         target = self.array
         for step in before:
             target = target[step]
@@ -315,7 +313,7 @@ class Tensor(autograd.TensorBase):
             target[last] = value
         except ValueError as error:
             raise RuntimeError(f"assignment to a tensor of shape {self.shape}: {error}") from None
-        ops.check_index(target, last)
+        indexing.check_index(target, last)
         clock.mark_written(self.array)
 
     def __iadd__(self, other: Any) -> Tensor:  # type: ignore[misc]

@@ -65,7 +65,7 @@ def test_the_page_as_a_reader_follows_it(tmp_path):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     typed = {}
-    assert len(BLOCKS) == 15
+    assert len(BLOCKS) == 14
     for language, block in BLOCKS:
         if language:
             type_in(tmp_path, block, typed)

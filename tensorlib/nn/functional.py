@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops, random
+from .. import random
 from ..arrays import promote, promote_types, require_floating
 from ..autocast_mode import in_float32, loss_dtype, lowered, lowered_weights, norm_dtype
 from ..autograd import operation
 from ..bounds import Bounds
 from ..errors import takes_tensors
 from ..kernels import kernels
-from ..ops import log_softmax, relu, sigmoid, softmax, tanh  # noqa: F401  (functions of F, too)
+from ..ops.elementwise import relu, sigmoid, tanh  # noqa: F401  (functions of F, too)
+from ..ops.reduction import log_softmax, softmax  # noqa: F401
+from ..ops.shape import permute, reshape
 from ..tensor import Tensor
 
 # ----------------------------------------------------------------------------------- activations
@@ -59,7 +61,8 @@ def masked_softmax(input, mask, dim=-1):
 
 
 @operation
-def _linear(input, weight, bias):
+def linear(input, weight, bias=None):
+    """x Wᵀ + b. input (…, in), weight (out, in), bias (out,); the result is (…, out)."""
     if input.ndim == 0 or weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
         raise RuntimeError(
             f"linear: input {input.shape} and weight {weight.shape} do not fit: "
@@ -73,13 +76,12 @@ def _linear(input, weight, bias):
     )
 
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b. input (…, in), weight (out, in), bias (out,); the result is (…, out)."""
-    return _linear(input, weight, bias)
-
-
 @operation
-def _embedding(input, weight):
+def embedding(input, weight):
+    """Row input[...] of `weight`. input: integers of any shape, weight (V, C); result (…, C).
+
+    IndexError for an index outside 0 … V − 1.
+    """
     if input.dtype.kind != "i":
         raise RuntimeError(f"embedding: the input must be integers, not {input.dtype}")
     if weight.ndim != 2:
@@ -91,53 +93,39 @@ def _embedding(input, weight):
     )
 
 
-def embedding(input: Tensor, weight: Tensor) -> Tensor:
-    """Row input[...] of `weight`. input: integers of any shape, weight (V, C); result (…, C).
-
-    IndexError for an index outside 0 … V − 1.
-    """
-    return _embedding(input, weight)
-
-
 # ---------------------------------------------------------------------------------- normalisation
 
 
 @operation
 @in_float32
-def _layer_norm(input, weight, bias, row, eps):
-    x, row = input, _normalized_sizes("layer_norm", input, row, weight, bias)
+def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    """(x − mean) / √(variance + eps) · weight + bias over the last dimensions.
+
+    normalized_shape: the sizes of those dimensions, and the shape of weight and bias. The
+    variance is the biased one. Ba, Kiros & Hinton, Layer Normalization (2016).
+    """
+    x, row = input, _normalized_sizes("layer_norm", input, normalized_shape, weight, bias)
     require_floating("layer_norm", x, weight, bias)
     gain, shift = (None if w is None else w.reshape(-1) for w in (weight, bias))
     y, normed, rstd = kernels(x).layer_norm(_as_rows(x, row), gain, shift, eps, norm_dtype(x))
     shape = x.shape
 
     def gradients(grad, needed):
-        grad = grad.reshape(normed.shape)
-        results = kernels(grad).layer_norm_backward(grad, normed, rstd, gain, needed)
-        return _reshaped(results, (shape, row, row))
+        grad, needed = grad.reshape(normed.shape), (needed[0], needed[2], needed[3])
+        dx, dw, db = kernels(grad).layer_norm_backward(grad, normed, rstd, gain, needed)
+        return _reshaped((dx, None, dw, db), (shape, None, row, row))
 
     return y.reshape(shape), gradients
 
 
-def layer_norm(
-    input: Tensor,
-    normalized_shape: Any,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    """(x − mean) / √(variance + eps) · weight + bias over the last dimensions.
-
-    normalized_shape: the sizes of those dimensions, and the shape of weight and bias. The
-    variance is the biased one. Ba, Kiros & Hinton, Layer Normalization (2016).
-    """
-    return _layer_norm(input, weight, bias, normalized_shape, eps)
-
-
 @operation
 @in_float32
-def _rms_norm(input, weight, row, eps):
-    x, row = input, _normalized_sizes("rms_norm", input, row, weight)
+def rms_norm(input, normalized_shape, weight=None, eps=None):
+    """x / √(mean(x²) + eps) · weight over the last dimensions; eps None is that of the dtype.
+
+    Zhang & Sennrich, Root Mean Square Layer Normalization (2019).
+    """
+    x, row = input, _normalized_sizes("rms_norm", input, normalized_shape, weight)
     require_floating("rms_norm", x, weight)
     eps = float(np.finfo(x.dtype).eps) if eps is None else eps
     gain = None if weight is None else weight.reshape(-1)
@@ -145,21 +133,11 @@ def _rms_norm(input, weight, row, eps):
     shape = x.shape
 
     def gradients(grad, needed):
-        grad = grad.reshape(normed.shape)
-        results = kernels(grad).rms_norm_backward(grad, normed, rstd, gain, needed)
-        return _reshaped(results, (shape, row))
+        grad, needed = grad.reshape(normed.shape), (needed[0], needed[2])
+        dx, dw = kernels(grad).rms_norm_backward(grad, normed, rstd, gain, needed)
+        return _reshaped((dx, None, dw), (shape, None, row))
 
     return y.reshape(shape), gradients
-
-
-def rms_norm(
-    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None
-) -> Tensor:
-    """x / √(mean(x²) + eps) · weight over the last dimensions; eps None is that of the dtype.
-
-    Zhang & Sennrich, Root Mean Square Layer Normalization (2019).
-    """
-    return _rms_norm(input, weight, normalized_shape, eps)
 
 
 def _normalized_sizes(name, input, normalized_shape, *weights):
@@ -209,8 +187,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 @operation
 def _dropout_add(x, residual, threshold):
     dtype = x.dtype
-    if residual.dtype != dtype:
-        residual = residual.astype(promote_types(dtype, residual.dtype), copy=False)
+    residual = residual.astype(promote_types(dtype, residual.dtype), copy=False)
     draw = random.dropout_draw(x.size)
     y, keep = kernels(residual).dropout(x, draw, threshold, residual)
     return y, (
@@ -269,11 +246,11 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor, ignore_index: in
             "(N, C) with (N,), or (N, C, d1, …) with (N, d1, …); flatten (B, T, C) to (B*T, C)"
         )
     classes = input.shape[dim]
-    rows = input if input.ndim < 3 else ops.permute(input, 0, *range(2, input.ndim), 1)
+    rows = input if input.ndim < 3 else permute(input, 0, *range(2, input.ndim), 1)
     index = target.array.reshape(-1)
     ignored = index == ignore_index
     index = np.where(ignored, 0, index)
-    return ops.reshape(rows, index.size, classes), index, ignored
+    return reshape(rows, index.size, classes), index, ignored
 
 
 @operation

@@ -103,19 +103,16 @@ class Module:
 
     # --------------------------------------------------------------------------------- the tree
 
-    def named_modules(self) -> Iterator[tuple[str, Module]]:
+    def named_modules(
+        self, memo: set[Module] | None = None, prefix: str = ""
+    ) -> Iterator[tuple[str, Module]]:
         """This module and all below it, each once, with dotted names; its own is ""."""
-        seen: set[int] = set()
-
-        def walk(module: Module, path: str) -> Iterator[tuple[str, Module]]:
-            if id(module) not in seen:
-                seen.add(id(module))
-                yield path, module
-                for name, child in module._modules.items():
-                    if child is not None:
-                        yield from walk(child, f"{path}.{name}" if path else name)
-
-        return walk(self, "")
+        memo = set() if memo is None else memo
+        if self not in memo:
+            memo.add(self)
+            yield prefix, self
+            for name, child in self.named_children():
+                yield from child.named_modules(memo, f"{prefix}.{name}" if prefix else name)
 
     def modules(self) -> Iterator[Module]:
         return (module for _, module in self.named_modules())

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from .. import ops
 from ..creation import arange, ones
+from ..ops.shape import tril
 from ..tensor import Tensor
 
 
@@ -69,6 +69,6 @@ def scaled_dot_product_attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     weights = q @ k.transpose(-2, -1) * scale  # (…, T, T)
     if is_causal:
-        tril = ops.tril(ones(q.shape[-2], k.shape[-2], device=q.device))
-        weights = weights.masked_fill(tril == 0, float("-inf"))
+        allowed = tril(ones(q.shape[-2], k.shape[-2], device=q.device))
+        weights = weights.masked_fill(allowed == 0, float("-inf"))
     return softmax(weights, -1) @ v

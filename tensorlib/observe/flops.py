@@ -48,7 +48,7 @@ def attention(
 # By where an operation is defined, since others may have its name.
 FORMULAS: dict[str, Callable[..., Counts]] = {
     "tensorlib.ops.linalg.matmul": matmul,
-    "tensorlib.nn.functional._linear": matmul,
+    "tensorlib.nn.functional.linear": matmul,
     "tensorlib.nn.functional._attention": attention,
 }
 

@@ -7,15 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import (
-    accurate_sum,
-    as_array,
-    axis_of,
-    is_floating,
-    peak,
-    promote_to_float,
-    require_floating,
-)
+from ..arrays import accurate_sum, axis_of, is_floating, peak, promote_to_float, require_floating
 from ..autocast_mode import in_float32
 from ..autograd import TensorBase, operation
 from ..kernels import kernels
@@ -162,7 +154,7 @@ def _arg(function, x, dim, keepdim):
         raise IndexError(f"{function.__name__}: nothing to choose from in shape {x.shape}")
     if x.ndim == 0:
         return np.zeros_like(x, np.int64)
-    return as_array(function(x, axis=axis, keepdims=keepdim)).astype(np.int64, copy=False)
+    return function(x, axis=axis, keepdims=keepdim).astype(np.int64, copy=False)
 
 
 def _length(x, axis):

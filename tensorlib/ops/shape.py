@@ -33,13 +33,13 @@ def sizes_of(sizes):
 @operation
 def reshape(x, *sizes):
     shape = x.shape
-    return x.reshape(_checked_sizes(x, sizes_of(sizes))), (lambda grad: grad.reshape(shape),)
+    return _reshaped(x, sizes), (lambda grad: grad.reshape(shape),)
 
 
 @operation
 def view(x, *sizes):
     shape = x.shape
-    y = x.reshape(_checked_sizes(x, sizes_of(sizes)))
+    y = _reshaped(x, sizes)
     if x.size and not x.flags.c_contiguous and not np.may_share_memory(x, y):
         raise RuntimeError(
             f"view: shape {shape} with these strides cannot be seen as {y.shape} without a copy; "
@@ -48,16 +48,15 @@ def view(x, *sizes):
     return y, (lambda grad: grad.reshape(shape),)
 
 
-def _checked_sizes(x, sizes):
-    if math.prod(sizes) == x.size:  # the usual case, decided quickly
-        return sizes
-    known = math.prod(n for n in sizes if n != -1)
-    fits = sizes.count(-1) <= 1 and (
-        (known > 0 and x.size % known == 0) if -1 in sizes else known == x.size
-    )
-    if not fits:
-        raise RuntimeError(f"shape {x.shape} with {x.size} elements cannot become {sizes}")
-    return sizes
+def _reshaped(x, sizes):
+    sizes = sizes_of(sizes)
+    try:
+        y = x.reshape(sizes)
+        if y.shape == sizes or -1 in sizes:  # NumPy takes any negative size for -1
+            return y
+    except ValueError:
+        pass
+    raise RuntimeError(f"shape {x.shape} with {x.size} elements cannot become {sizes}")
 
 
 @operation
@@ -81,28 +80,28 @@ def transpose(x, dim0, dim1):
 
 @operation
 def permute(x, *dims):
-    order, rank = sizes_of(dims), x.ndim
-    if len({axis_of(x, dim) for dim in order}) != len(order) or len(order) != rank:
+    order = tuple(axis_of(x, dim) for dim in sizes_of(dims))
+    if sorted(order) != list(range(x.ndim)):
         raise RuntimeError(f"permute: {order} must name each dimension of shape {x.shape} once")
-    return x.transpose(order), (lambda grad: grad.transpose(_inverse(order, rank)),)
+    return x.transpose(order), (lambda grad: grad.transpose(_inverse(order)),)
 
 
-def _inverse(order, rank):
+def _inverse(order):
     """The order of dimensions that undoes `order`."""
-    return tuple(sorted(range(rank), key=lambda i: order[i] % rank))
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
 @operation
 def expand(x, *sizes):
     sizes = sizes_of(sizes)
     added = len(sizes) - x.ndim
-    if added < 0:
-        raise RuntimeError(f"expand: {sizes} has fewer dimensions than shape {x.shape}")
     shape = tuple(x.shape[i - added] if n == -1 and i >= added else n for i, n in enumerate(sizes))
-    if any(n not in (1, size) for n, size in zip(x.shape, shape[added:])):
-        raise RuntimeError(f"expand: shape {x.shape} cannot become {sizes}: only a 1 can grow")
-    if any(n < 0 for n in shape):
-        raise RuntimeError(f"expand: -1 in {sizes} keeps a size that shape {x.shape} lacks")
+    grown = zip(x.shape, shape[max(added, 0) :])
+    if added < 0 or min(shape, default=0) < 0 or any(old not in (1, new) for old, new in grown):
+        raise RuntimeError(
+            f"expand: shape {x.shape} cannot become {sizes}: only a 1 can grow, -1 keeps a size, "
+            "and new dimensions come first"
+        )
     return np.broadcast_to(x, shape), (lambda grad: grad,)
 
 
@@ -124,8 +123,21 @@ def unsqueeze(x, dim):
 
 
 @operation
-def _split(x, bounds, axis):
-    pieces = tuple(x[(slice(None),) * axis + (slice(a, b),)] for a, b in itertools.pairwise(bounds))
+def split(tensor, split_size_or_sections, dim=0):
+    """Views of consecutive pieces along `dim`: of one size (the last may be smaller), or of the
+    sizes in a list, which must add up to the length."""
+    axis = axis_of(tensor, dim)
+    length = tensor.shape[axis]
+    sizes = sizes_of((split_size_or_sections,))
+    if not isinstance(split_size_or_sections, (tuple, list)):
+        (size,) = sizes
+        if size <= 0:
+            raise RuntimeError(f"split: the size must be positive, not {size}")
+        sizes = [min(size, length - a) for a in range(0, length, size)] or [0]
+    elif sum(sizes) != length or min(sizes, default=0) < 0:
+        raise RuntimeError(f"split: the sizes {sizes} do not add up to {length}")
+    bounds, before = itertools.accumulate(sizes, initial=0), (slice(None),) * axis
+    pieces = tuple(tensor[(*before, slice(a, b))] for a, b in itertools.pairwise(bounds))
     shapes = [piece.shape for piece in pieces]
 
     def grad_x(grads):  # one buffer for the gradients of all pieces
@@ -138,24 +150,6 @@ def _with_zeros(grads, shapes):
     """Gradients of several outputs, with zeros for those that nothing was computed from."""
     some = next(grad for grad in grads if grad is not None)
     return [np.zeros_like(some, shape=s) if g is None else g for g, s in zip(grads, shapes)]
-
-
-@takes_tensors
-def split(tensor, split_size_or_sections, dim=0):
-    """Views of consecutive pieces along `dim`: of one size (the last may be smaller), or of the
-    sizes in a list, which must add up to the length."""
-    axis = axis_of(tensor.array, dim)
-    length = tensor.shape[axis]
-    sections = sizes_of((split_size_or_sections,))
-    if not isinstance(split_size_or_sections, (tuple, list)):
-        (size,) = sections
-        if size <= 0:
-            raise RuntimeError(f"split: the size must be positive, not {size}")
-        sections = [min(size, length - a) for a in range(0, length, size)] or [0]
-    elif sum(sections) != length or min(sections, default=0) < 0:
-        raise RuntimeError(f"split: the sizes {sections} do not add up to {length}")
-    bounds = [0, *np.cumsum(sections).tolist()]
-    return _split(tensor, bounds, axis)
 
 
 @takes_tensors
@@ -190,7 +184,7 @@ def _unbind(x, axis):
         # Laid out as x is: where x was transposed, going back then needs no copy.
         order = sorted(range(len(shape)), key=lambda i: -strides[i])
         total = np.empty_like(parts[0], shape=tuple(shape[i] for i in order))
-        return np.stack(parts, axis=axis, out=total.transpose(_inverse(order, len(shape))))
+        return np.stack(parts, axis=axis, out=total.transpose(_inverse(order)))
 
     return tuple([x[(*before, i, ...)] for i in range(n)]), (grad_x,)
 

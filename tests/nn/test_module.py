@@ -58,6 +58,7 @@ WALKS = {
     "named_children": lambda m: [(name, type(c).__name__) for name, c in m.named_children()],
     "modules": lambda m: [type(c).__name__ for c in m.modules()],
     "named_modules": lambda m: [(name, type(c).__name__) for name, c in m.named_modules()],
+    "prefix": lambda m: [name for name, _ in m.named_modules(prefix="outer")],
     "state_dict": lambda m: list(m.state_dict()),
     "repr": repr,
     "numel": lambda m: sum(p.numel() for p in m.parameters()),
