@@ -128,7 +128,8 @@ def operation(
     an array that was saved, because the tape may add to it in place. What a gradient function
     refers to stays in memory until backward has passed: name a `shape` rather than a whole array.
 
-    Whoever calls the operation may give arguments by keyword; gradients flow to them, too.
+    Whoever calls the operation may give arguments by keyword; gradients flow to them, too. What
+    the function takes by keyword alone is an option: it comes as it is, and gets no gradient.
 
     prepare: maps the arguments before the function sees them. It may cast or widen; the tape
         remembers the arguments as they came, and hands back gradients of that shape and dtype.
@@ -144,10 +145,10 @@ def operation(
 
     @functools.wraps(function)
     def run(*inputs: Any, **options: Any) -> Any:
-        if mode.observer is not None:  # who watches calls run again, unobserved
-            return mode.observer.forward(run, inputs, options)
         if options:
             inputs = _in_order(parameters, inputs, options)
+        if mode.observer is not None:  # who watches calls run again, unobserved
+            return mode.observer.forward(run, inputs, options)
         arrays, edges, recorded, enabled = [], [], False, not mode.paused
         for x in inputs:
             edge = None

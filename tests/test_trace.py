@@ -173,6 +173,13 @@ def test_flops_are_those_that_pytorch_counts(fn, shapes):
     assert sum(r.flops for r in t.operations) == counter.get_total_flops()
 
 
+def test_flops_of_arguments_by_keyword_in_any_order():
+    x, weight, bias = ours(normal(5, 7)), ours(normal(4, 7)), ours(normal(4))
+    with tensorlib.trace() as t:
+        F.linear(bias=bias, weight=weight, input=x).sum().backward()
+    assert sum(r.flops for r in t.operations) == 3 * 2 * 5 * 7 * 4
+
+
 def test_flops_of_flash_attention(monkeypatch):
     """Its kernels leave out what is masked, in blocks of 64 rows, at any length."""
     monkeypatch.setattr(gpu_attention, "_flash", lambda q, k, v, scale: True)
