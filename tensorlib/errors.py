@@ -11,20 +11,20 @@ import numpy as np
 
 from .devices import device_of
 
-_NUMPYS = {"axis": "dim", "keepdims": "keepdim"}  # PyTorch takes both names
+_NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # PyTorch takes both names
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def takes_tensors(function: Callable[P, R]) -> Callable[P, R]:
     """Have a function that computes with tensors say which of its arguments is none, where Python
-    says what attribute that lacks. (An operation does so anyway.)"""
+    says what attribute that lacks, or that it is dim=, not axis=. (An operation does so anyway.)"""
 
     @functools.wraps(function)
     def run(*inputs: P.args, **options: P.kwargs) -> R:
         try:
             return function(*inputs, **options)
-        except AttributeError as error:
+        except (AttributeError, TypeError) as error:
             if reason := explained(error, function, inputs, options):
                 raise reason from error
             raise
@@ -43,8 +43,8 @@ def explained(
         argument = next((argument for argument, x in given if x is error.obj), None)
         reason = f"must be a tensor, not {type(error.obj).__name__}: use tensor(…)"
         return TypeError(f"{name}: argument {argument!r} {reason}") if argument else None
-    if isinstance(error, TypeError) and (numpys := _NUMPYS.keys() & options):
-        renamed = ", ".join(f"{_NUMPYS[x]}=, not {x}=" for x in sorted(numpys))
+    if isinstance(error, TypeError) and (numpys := _NUMPY_NAMES.keys() & options):
+        renamed = ", ".join(f"{_NUMPY_NAMES[x]}=, not {x}=" for x in sorted(numpys))
         return TypeError(f"{name}: it is {renamed}")
     arrays = [x for x in inputs if hasattr(x, "shape") and not isinstance(x, np.generic)]
     devices = sorted({device_of(x) for x in arrays})

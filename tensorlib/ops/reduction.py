@@ -10,6 +10,7 @@ import numpy as np
 from ..arrays import accurate_sum, axis_of, is_floating, peak, promote_to_float, require_floating
 from ..autocast_mode import in_float32
 from ..autograd import TensorBase, operation
+from ..errors import takes_tensors
 from ..kernels import kernels
 from .elementwise import maximum, minimum
 from .indexing import gather
@@ -162,6 +163,7 @@ def _length(x, axis):
     return x.shape[axis] if x.ndim and axis is not None else x.size
 
 
+@takes_tensors
 def max(input, dim=None, keepdim=False):
     """The largest element; along a `dim` (values, indices); with a tensor for `dim`, `maximum`.
 
@@ -172,6 +174,7 @@ def max(input, dim=None, keepdim=False):
     return _largest(input) if dim is None else _along(argmax, input, dim, keepdim)
 
 
+@takes_tensors
 def min(input, dim=None, keepdim=False):
     """The smallest element; otherwise as `max`."""
     if isinstance(dim, TensorBase):

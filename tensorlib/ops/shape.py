@@ -196,6 +196,7 @@ def _cat(*arrays, dim):
     return joined, (lambda grad, needed: np.split(grad, bounds, axis=dim))
 
 
+@takes_tensors
 def cat(tensors, dim=0):
     """Tensors one after the other along `dim`; their other dimensions must agree.
 
@@ -210,6 +211,7 @@ def cat(tensors, dim=0):
     return _cat(*filled, dim=axis_of(filled[0].array, dim))
 
 
+@takes_tensors
 def stack(tensors, dim=0):
     """Tensors of one shape beside each other along a new dimension."""
     tensors = _tensors_only("stack", tensors)
