@@ -219,12 +219,26 @@ def test_a_keyword_passes_gradients():
 def test_a_missing_or_unknown_keyword_is_named():
     x, y = leaf(1.0, 2.0), leaf(3.0, 4.0)
     assert tensorlib.mul(x, y=y).tolist() == [3.0, 8.0]
-    with pytest.raises(TypeError, match=r"mul\(\) missing .* argument: 'x'"):
-        tensorlib.mul(y=y)
-    with pytest.raises(TypeError, match=r"mul\(\) got an unexpected keyword argument 'other'"):
-        tensorlib.mul(x, other=y)
-    with pytest.raises(TypeError, match=r"mul\(\) got multiple values for argument 'x'"):
-        tensorlib.mul(x, y, x=y)
+    for name in ("mul", "add"):
+        f = getattr(tensorlib, name)
+        with pytest.raises(TypeError, match=rf"^{name}\(\) missing .* argument: 'x'"):
+            f(y=y)
+        with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected .* 'other'"):
+            f(x, other=y)
+        with pytest.raises(TypeError, match=rf"^{name}\(\) got multiple values for argument 'x'"):
+            f(x, y, x=y)
+
+
+@only_ours
+def test_defaults_before_a_keyword_are_kept():
+    @tensorlib.autograd.operation
+    def affine(x, scale=2.0, shift=0.0):
+        return x * scale + shift, (lambda grad: grad * scale, None, lambda grad: grad)
+
+    x, shift = leaf(1.0), leaf(5.0)
+    y = affine(x, shift=shift)
+    y.backward()
+    assert (y.item(), x.grad.item(), shift.grad.item()) == (7.0, 2.0, 1.0)
 
 
 def test_only_leaves_keep_gradients():
