@@ -74,17 +74,19 @@ def _output() -> Iterator[None]:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
+        yield
+        sys.stdout.flush()  # else Python does it, and what fails then is a traceback
+    except BaseException as error:
         try:
-            yield
-        finally:
-            sys.stdout.flush()  # else Python does it, and what fails then is a traceback
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ENOSPC):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to flush
-        if error.errno != errno.EPIPE:  # whoever read our output, `head` perhaps, has seen enough
-            message = f"cannot write to standard output: {error.strerror}"
+            sys.stdout.flush()
+        except OSError:  # what is left goes nowhere; what went wrong first is told
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        reason = error.errno if isinstance(error, OSError) else None
+        if reason == errno.ENOSPC:
+            message = f"cannot write to standard output: {os.strerror(reason)}"
             raise UserError(message) from None
+        if reason != errno.EPIPE:  # whoever read our output, `head` perhaps, has seen enough
+            raise
 
 
 def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:

@@ -89,6 +89,18 @@ def test_ctrl_c_while_modules_are_imported(name, module, script, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+MISTAKE = """
+from gpt.commands import cli
+from gpt.config import UserError
+
+def main():
+    print("This waits in a buffer.")
+    raise UserError("the prompt is empty")
+
+cli.run(main)
+"""
+
+
 @pytest.fixture
 def shell(tmp_path):
     """shell("-m lessons > log") runs Python with it, and text waits in buffers, as for users."""
@@ -116,6 +128,14 @@ def test_output_that_finds_no_room(command, shell):
 def test_output_that_nobody_reads(shell):
     done = shell("-m lessons | true")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that takes nothing")
+@pytest.mark.parametrize("output", ["> /dev/full", "| true"], ids=["full", "unread"])
+def test_a_mistake_is_told_where_output_fails_too(output, shell, tmp_path):
+    (tmp_path / "mistake.py").write_text(MISTAKE)
+    done = shell(f"mistake.py {output}")
+    assert done.stderr == "error: the prompt is empty\n"
 
 
 @posix
