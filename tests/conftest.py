@@ -9,6 +9,9 @@ with `--kernels fused` by the fused kernels. Without a GPU, `--device cuda-emula
 stand-in for CuPy (`cuda/fake_cupy.py`), and `--device cuda-on-cpu` by CuPy itself, on a driver that
 plays a GPU (`cuda/cupy_on_cpu.py`). A test that has made no array there counts as skipped, and what
 `mark.cpu` says is about the CPU is skipped with its reason: what passes has passed on that device.
+
+`python -m pytest --nvrtc tests/cuda/test_kernels.py` has the emulator run what NVIDIA's compiler
+makes of our kernels (`cuda/ptx.py`), instead of what g++ does.
 """
 
 import contextlib
@@ -17,8 +20,10 @@ import os
 from pathlib import Path
 
 import cupy_on_cpu
+import emulator
 import fake_cupy
 import harness
+import ptx
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -41,11 +46,16 @@ def pytest_addoption(parser):
     devices = ("cpu", "cuda", "cuda-emulated", "cuda-on-cpu")
     parser.addoption("--device", choices=devices, default="cpu", help="where tensorlib computes")
     parser.addoption("--kernels", choices=("plain", "fused"), default="plain", help="on a GPU")
+    parser.addoption("--nvrtc", action="store_true", help="run what NVIDIA makes of our kernels")
     parser.addoption("--fuzz", type=int, default=800, help="damaged inputs for each reader")
 
 
 def pytest_configure(config):
     name = config.getoption("--device")
+    if config.getoption("--nvrtc"):
+        if reason := ptx.missing():
+            raise pytest.UsageError(f"--nvrtc: {reason}")
+        emulator.library = ptx.library
     if name == "cuda-emulated":
         fake_cupy.install()
     if name == "cuda-on-cpu":

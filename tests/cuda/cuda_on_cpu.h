@@ -389,15 +389,14 @@ static const char* signature(void (*)(P...)) {
 
 }  // namespace cuda_on_cpu
 
-// `emulator.py` writes one line of these per kernel below the code: what the host calls it, and the
-// kernel, which may be a template's instance.
-#define CUDA_ON_CPU_KERNEL(name, ...) \
+// `emulator.py` writes one line of these per kernel below the code.
+#define CUDA_ON_CPU_KERNEL(name) \
     extern "C" const char* launch_##name(const unsigned* dims, int shared, void** args, \
                                          unsigned long long seed) { \
-        return cuda_on_cpu::launch([](void** a) { cuda_on_cpu::call(__VA_ARGS__, a); }, dims, \
-                                   shared, args, seed); \
+        return cuda_on_cpu::launch([](void** a) { cuda_on_cpu::call(name, a); }, dims, shared, \
+                                   args, seed); \
     } \
-    extern "C" const char* signature_##name() { return cuda_on_cpu::signature(__VA_ARGS__); }
+    extern "C" const char* signature_##name() { return cuda_on_cpu::signature(name); }
 
 // What g++'s checks (-fsanitize=bounds,alignment) call when they find something.
 struct FoundAt { const char* file; unsigned line, column; };

@@ -1,8 +1,12 @@
 """CuPy itself, without a GPU: `install()`, before anything has imported it.
 
-What CuPy calls of CUDA and cuBLAS is played by `driver_on_cpu.cpp`, and its kernels, like ours, are
-compiled by g++ (`emulator.py`) instead of NVRTC. Everything between, all that CuPy does and refuses
-to do, is CuPy's. This takes Linux, g++ and CuPy for CUDA 13 (`pip install cupy-cuda13x`).
+What CuPy calls of CUDA and cuBLAS is played by `driver_on_cpu.cpp`. Kernels, CuPy's as well as
+ours, are compiled to PTX by NVIDIA's compiler, and that by `ptx.py` and g++ to what a CPU
+understands. Everything between, all that CuPy does and refuses to do, is CuPy's.
+
+This takes Linux, g++, CuPy, and NVIDIA's compiler with the headers of its runtime:
+
+    pip install cupy-cuda13x nvidia-cuda-nvrtc nvidia-cuda-runtime
 
 `launches()` has the number of launches by name, as `fake_cupy.count.launches`.
 """
@@ -16,6 +20,7 @@ import importlib.util
 import os
 import re
 import subprocess
+import traceback
 import types
 from collections import Counter
 from pathlib import Path
@@ -23,21 +28,20 @@ from typing import Any
 
 import emulator
 import numpy as np
+import ptx
 
 _HERE = Path(__file__).parent
 # One library plays all of them: each has to be loaded under its own name to be found.
 _LIBRARIES = "libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13"
-
-_QUICKLY = "-O0", "-g0", "-fno-sanitize=all"  # how CuPy's kernels are compiled, which are many
 
 _driver: Any = None
 
 
 def missing() -> str | None:
     """Why it cannot be had here, if so."""
-    if emulator.missing is None and importlib.util.find_spec("cupy") is None:
+    if importlib.util.find_spec("cupy") is None:
         return "CuPy is not installed"
-    return emulator.missing
+    return ptx.missing()
 
 
 def installed() -> bool:
@@ -45,18 +49,16 @@ def installed() -> bool:
 
 
 def install() -> None:
-    os.environ["CUPY_CACHE_IN_MEMORY"] = "1"  # emulator.py has a cache
+    """From now on CuPy finds a GPU."""
+    os.environ["CUPY_CACHE_DIR"] = str(emulator.CACHE / "cupy")
+    os.environ["CUPY_COMPILE_WITH_PTX"] = "1"
     os.environ["CUPY_ACCELERATORS"] = ""  # no CUB: it comes compiled for GPUs
     spec = importlib.util.find_spec("cupy")
     site = Path(spec.origin).resolve().parents[1]
     _put_driver_under(site / "cupy_backends" / "cuda")
 
     import cupy
-    from cupy.cuda import compiler
 
-    include = site / "cupy" / "_core" / "include"
-    _Program.include, _Program.header = include, _header(include, cupy.__version__)
-    compiler._NVRTCProgram, compiler._nvrtc_version = _Program, (13, 0)
     cupy.cuda.thrust = cupy._core._routines_sorting.thrust = types.SimpleNamespace(
         available=True, sort=_sort, argsort=_argsort
     )
@@ -71,6 +73,11 @@ def launches() -> Counter:
 def waits() -> int:
     """How often the host waited for the device since `forget()`."""
     return ctypes.c_longlong.in_dll(_driver, "on_cpu_waits").value
+
+
+def uploads() -> int:
+    """How often the host copied to the device since `forget()`."""
+    return ctypes.c_longlong.in_dll(_driver, "on_cpu_uploads").value
 
 
 def forget() -> None:
@@ -98,6 +105,8 @@ def _put_driver_under(backends: Path) -> None:
     wanted = re.findall(r" U (cublas\w+)", _symbols("-D", cublas))
     _driver = _built([*(name for _, name in functions), *wanted])
     _driver.on_cpu_launches.restype = ctypes.c_char_p
+    assemble = ctypes.cast(_assemble, ctypes.c_void_p)
+    ctypes.c_void_p.in_dll(_driver, "on_cpu_assemble").value = assemble.value
 
     ctypes.CDLL(str(runtime))
     maps = Path("/proc/self/maps").read_text().splitlines()
@@ -136,51 +145,19 @@ def _built(names: list[str]) -> ctypes.CDLL:
     return loaded[0]
 
 
-# --------------------------------------------------------------------------------- kernels
+_paths: list[Any] = []  # that the driver was told: it does not keep them itself
 
 
-class _Program:
-    """What CuPy takes for a program of NVRTC."""
-
-    include: Path
-    header: Path
-
-    def __init__(
-        self, src, name="", headers=(), include_names=(), name_expressions=None, method=""
-    ):
-        self.code, self.expressions = src, name_expressions or ()
-
-    def compile(self, options=(), log_stream=None):
-        """The path of the library that g++ makes of it; the names of instances of its templates."""
-        names = {expression: f"instance_{i}" for i, expression in enumerate(self.expressions)}
-        code = emulator.translated(self.code.replace("#include <cupy/complex.cuh>", ""))
-        code += "\n".join(f"CUDA_ON_CPU_KERNEL({name}, {e})" for e, name in names.items()) + "\n"
-        options = tuple(o for o in options if o.startswith("-D"))
-        if "#include <cupy/" in code:
-            path = emulator.compiled(code, (*options, *_QUICKLY), self.include, self.header)
-        else:  # one of ours
-            path = emulator.compiled(code, options, self.include)
-        return os.fsencode(path), names or None
-
-
-def _header(include: Path, version: str) -> Path:
-    """A header of all that CuPy's kernels include, which g++ has read already. It holds what is in
-    ours, since another checkout may use it."""
-    ours = (_HERE / "cupy_on_cpu.h").read_text()
-    ours = ours.replace('#include "cuda_on_cpu.h"', emulator.HEADER.read_text())
-    code = f"{ours}\n#include <cupy/carray.cuh>\n#include <cupy/atomics.cuh>\n"
-    digest = hashlib.sha256(f"{version}{include}{code}".encode()).hexdigest()[:16]
-    header = emulator.CACHE / f"cupy-{digest}.h"
-    read = header.with_name(f"{header.name}.gch")
-    if not read.exists():
-        unfinished = header.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(code)
-        unfinished.rename(header)  # at once: another process may be compiling with it
-        flags = (flag for flag in emulator.FLAGS if flag != "-shared")
-        command = *_QUICKLY, f"-I{include}", "-x", "c++-header", "-o", unfinished, header
-        emulator.run_gxx(*flags, *command)
-        unfinished.rename(read)
-    return header
+@ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)
+def _assemble(code: bytes) -> int | None:
+    """The path of the library that is made of a module of PTX."""
+    try:
+        path = os.fsencode(ptx.compiled(code.decode()))
+    except Exception:
+        traceback.print_exc()
+        return None
+    _paths.append(ctypes.create_string_buffer(path))
+    return ctypes.addressof(_paths[-1])
 
 
 # --------------------------------------------------------------------------------- sorting

@@ -34,6 +34,7 @@ enum Error {  // cudaError_t and CUresult, which agree
     LAUNCH_FAILED = 719,
     NOT_SUPPORTED = 801,
     CAPTURE_UNSUPPORTED = 900,
+    CAPTURE_INVALIDATED = 901,
     CAPTURE_IMPLICIT = 906,
 };
 
@@ -85,18 +86,25 @@ struct Graph { vector<Work> works; };
 
 static Stream* capturing;  // the stream that is captured, if any
 static bool relaxed;       // its mode
+static bool invalid;       // something was refused meanwhile
 static vector<Work> captured;
 static std::mutex turn;  // one thing at a time, as the emulator's threads are those of one launch
 
 static Stream* own(void* stream) { return (uintptr_t)stream <= 2 ? nullptr : (Stream*)stream; }
 
+static Error refuse(Error error, string reason) {
+    invalid = true;
+    return fail(error, reason);
+}
+
 static Error submit(void* stream, Work work) {
     if (capturing && own(stream) == capturing) {
+        if (invalid) return fail(CAPTURE_INVALIDATED, "something was refused in this capture");
         captured.push_back(work);
         return SUCCESS;
     }
     if (capturing && !own(stream) && capturing->blocking)
-        return fail(CAPTURE_IMPLICIT, "the default stream waits for the one that is captured");
+        return refuse(CAPTURE_IMPLICIT, "the default stream waits for the one that is captured");
     std::lock_guard<std::mutex> lock(turn);
     failure.clear();
     work();
@@ -105,7 +113,7 @@ static Error submit(void* stream, Work work) {
 
 static Error wait(const char* what, void* stream) {
     if (capturing && (!relaxed || own(stream) == capturing || !stream))
-        return fail(CAPTURE_UNSUPPORTED, string(what) + " while a graph is captured");
+        return refuse(CAPTURE_UNSUPPORTED, string(what) + " while a graph is captured");
     on_cpu_waits++;
     return SUCCESS;
 }
@@ -131,11 +139,14 @@ Error cudaStreamBeginCapture(void* stream, int mode) {
     capturing = own(stream);
     relaxed = mode == 2;  // cudaStreamCaptureModeRelaxed
     captured.clear();
+    invalid = false;
     return SUCCESS;
 }
 Error cudaStreamEndCapture(void* stream, void** graph) {
     if (!capturing || own(stream) != capturing) return fail(ILLEGAL_STATE, "nothing is captured");
     capturing = nullptr;
+    *graph = nullptr;
+    if (invalid) return fail(CAPTURE_INVALIDATED, "something was refused in this capture");
     *graph = new Graph{captured};
     return SUCCESS;
 }
@@ -196,7 +207,7 @@ static Error copy(void* to, const void* from, size_t bytes, int kind, void* stre
 
 extern "C" {
 Error cudaMalloc(void** address, size_t bytes) {
-    if (capturing && !relaxed) return fail(CAPTURE_UNSUPPORTED, "cudaMalloc in a capture");
+    if (capturing && !relaxed) return refuse(CAPTURE_UNSUPPORTED, "cudaMalloc in a capture");
     std::lock_guard<std::mutex> lock(heap);
     *address = nullptr;
     if (!bytes) return SUCCESS;
@@ -308,8 +319,11 @@ struct Kernel {
 };
 
 extern "C" {
-// A module's image is here the path of the library that g++ made of it.
-Error cuModuleLoadData(void** module, const char* path) {
+const char* (*on_cpu_assemble)(const char* ptx);  // the path of a library with the same functions
+
+Error cuModuleLoadData(void** module, const char* ptx) {
+    const char* path = on_cpu_assemble(ptx);
+    if (!path) return INVALID_IMAGE;
     *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     return *module ? SUCCESS : fail(INVALID_IMAGE, dlerror());
 }

@@ -63,33 +63,39 @@ class Module:
     """
 
     def __init__(self, code: str, options: tuple[str, ...], include: Path) -> None:
-        origin = [f.absolute() for f in Path(include).glob("*.cu") if f.read_text() == code]
-        code = "".join(f'#line 1 "{path}"\n' for path in origin) + translated(code)
-        self._library = ctypes.PyDLL(str(compiled(code, options, include)))
+        self._library = ctypes.PyDLL(str(library(code, options, include)))
 
     def get_function(self, name: str) -> Function:
         return Function(self._library, name)
 
 
+def by_gxx(code: str, options: tuple[str, ...], include: Path) -> Path:
+    """The shared library that g++ makes of CUDA C++."""
+    origin = [f.absolute() for f in Path(include).glob("*.cu") if f.read_text() == code]
+    code = "".join(f'#line 1 "{path}"\n' for path in origin) + translated(code)
+    return compiled(code, options, include)
+
+
+library = by_gxx  # `ptx.library`, with pytest's --nvrtc
+
+
 def translated(code: str) -> str:
-    """CUDA C++ as C++, with functions that launch its kernels. Templates are no kernels yet."""
+    """CUDA C++ as C++, with functions that launch its kernels."""
     # `extern __shared__ float x[];` has no counterpart in C++: the launch knows where it is.
     code = re.sub(
         r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?([\w\s]+?)\s*\b(\w+)\[\];",
         r"\1* \2 = (\1*)cuda_on_cpu::dynamic_shared;",
         code,
     )
-    name = r"__global__[\s\w]*?(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\("
-    names = [n for of, n in re.findall(rf"(template\s*<[^>]*>\s*)?{name}", code) if not of]
-    return "\n".join([code, *(f"CUDA_ON_CPU_KERNEL({name}, {name})" for name in names), ""])
+    names = re.findall(r"__global__[\s\w]*?(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(", code)
+    return "\n".join([code, *(f"CUDA_ON_CPU_KERNEL({name})" for name in names), ""])
 
 
 def compiled(code: str, options: tuple[str, ...], include: Path, header: Path = HEADER) -> Path:
     """The shared library of `code`, from the cache if nothing that it is made of has changed."""
     flags = [o for o in options if o.startswith(("-D", "-I", "-O", "-g", "-fno-"))]
-    sources = [HEADER, header, *sorted(Path(include).glob("*.cuh"))]
     digest = hashlib.sha256("\0".join([code, *flags, *FLAGS]).encode())
-    for source in sources:
+    for source in (header, *sorted(Path(include).glob("*.cuh"))):
         digest.update(source.read_bytes())
     target = CACHE / f"{digest.hexdigest()[:24]}.so"
     if not target.exists():
@@ -104,6 +110,28 @@ def compiled(code: str, options: tuple[str, ...], include: Path, header: Path = 
         run_gxx(*FLAGS, *flags, "-o", unfinished, source, "-lc", "-lm", "-lgcc")
         unfinished.rename(target)
     return target
+
+
+def precompiled(header: Path, options: tuple[str, ...]) -> Path:
+    """A copy of `header`, with those beside it that it includes, which g++ has read already, for
+    `compiled` with these options."""
+    text = re.sub(
+        r'#include "(\w+\.h)"',
+        lambda include: header.with_name(include[1]).read_text(),
+        header.read_text(),
+    )
+    digest = hashlib.sha256("\0".join([text, *options, *FLAGS]).encode()).hexdigest()[:24]
+    copy = CACHE / f"{digest}.h"
+    read = copy.with_name(f"{copy.name}.gch")
+    if not read.exists():
+        CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
+        unfinished = copy.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(text)
+        unfinished.rename(copy)  # at once: another process may be compiling with it
+        flags = [flag for flag in FLAGS if flag != "-shared"]
+        run_gxx(*flags, *options, "-x", "c++-header", "-o", unfinished, copy)
+        unfinished.rename(read)
+    return copy
 
 
 def run_gxx(*arguments: str | Path) -> None:
@@ -141,7 +169,8 @@ class Function:
             )
         values = [_value(arg) for arg in args]
         given = [code for code, _, _ in values]
-        if given != self._signature:
+        sizes = [f"V{place.nbytes}" for _, place, _ in values]  # of which alone NVIDIA's code knows
+        if self._signature not in (given, sizes):
             raise Fault(f"{self.name}: takes {self._signature}, was given {given}")
         pointers = (ctypes.c_void_p * len(values))(*(place.ctypes.data for _, place, _ in values))
         dims = (ctypes.c_uint * 6)(*map(int, (*grid, *block)))

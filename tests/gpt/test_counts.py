@@ -129,6 +129,7 @@ def launches_of(step):
         cupy_on_cpu.forget()
         step()
         assert cupy_on_cpu.waits() == 0
+        assert cupy_on_cpu.uploads() <= 4  # a batch's places; where CuPy's concatenate finds parts
         return cupy_on_cpu.launches().total()
     fake_cupy.count.launches.clear()
     step()
