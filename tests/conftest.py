@@ -10,8 +10,8 @@ stand-in for CuPy (`cuda/fake_cupy.py`), and `--device cuda-on-cpu` by CuPy itse
 plays a GPU (`cuda/cupy_on_cpu.py`). A test that has made no array there counts as skipped, and what
 `mark.cpu` says is about the CPU is skipped with its reason: what passes has passed on that device.
 
-`python -m pytest --nvrtc tests/cuda/test_kernels.py` has the emulator run what NVIDIA's compiler
-makes of our kernels (`cuda/ptx.py`), instead of what g++ does.
+`python -m pytest --nvrtc tests/cuda/test_kernels.py tests/cuda/test_flash.py` has the emulator run
+what NVIDIA's compiler makes of our kernels (`cuda/ptx.py`), instead of what g++ does.
 """
 
 import contextlib

@@ -93,7 +93,11 @@ def of_cuda(code: str, options: tuple[str, ...], include: Path) -> str:
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), code.encode(), b"", 0, None, None)
     if nvrtc.nvrtcCompileProgram(program, len(given), (ctypes.c_char_p * len(given))(*given)):
         raise emulator.Fault(f"NVRTC cannot compile the kernel:\n{text('ProgramLog')}")
-    known.write_text(text("PTX"))
+    emulator.CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
+    unfinished = known.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(text("PTX"))
+    unfinished.rename(known)  # at once: another process may be reading it
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     return known.read_text()
 
 
