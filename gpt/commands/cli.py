@@ -16,11 +16,13 @@ import os
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+from tqdm import tqdm
 
 from gpt.checkpoint import Checkpoint
 from gpt.config import PRESETS, RunConfig, SampleConfig, TrainConfig, UserError
@@ -51,6 +53,7 @@ def run(
     """
     try:
         signals.handle()
+        tqdm.set_lock(threading.RLock())  # for its own it starts a process, which signals reach
         with _output():
             main()
     except UserError as error:
@@ -73,20 +76,33 @@ def _output() -> Iterator[None]:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    error: BaseException | None = None
     try:
         yield
-        sys.stdout.flush()  # else Python does it, and what fails then is a traceback
-    except BaseException as error:
-        try:
-            sys.stdout.flush()
-        except OSError:  # what is left goes nowhere; what went wrong first is told
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        reason = error.errno if isinstance(error, OSError) else None
-        if reason == errno.ENOSPC:
-            message = f"cannot write to standard output: {os.strerror(reason)}"
-            raise UserError(message) from None
-        if reason != errno.EPIPE:  # whoever read our output, `head` perhaps, has seen enough
-            raise
+    except BaseException as raised:
+        error = raised
+    lost = _flush(sys.stdout)
+    _flush(sys.stderr)
+    well = error is None or (isinstance(error, SystemExit) and not error.code)  # --help
+    if well and lost and lost.errno != errno.EIO:  # which a terminal says that was closed
+        error = lost
+    reason = error.errno if isinstance(error, OSError) else None
+    if reason == errno.ENOSPC:
+        message = f"cannot write to standard output: {os.strerror(reason)}"
+        raise UserError(message) from None
+    if error is not None and reason != errno.EPIPE:  # who read us, `head` perhaps, has seen enough
+        raise error
+
+
+def _flush(stream: Any) -> OSError | None:
+    """Write what waits. If that fails it goes nowhere, or Python tries again as it shuts down, and
+    leaves with a status of its own, 120."""
+    try:
+        stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None
 
 
 def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:

@@ -75,9 +75,10 @@ def kept_from_children() -> Iterator[None]:
         if not hasattr(signal, "pthread_sigmask"):  # Windows
             yield
             return
-        resource_tracker.ensure_running()  # multiprocessing's helper, whose start unblocks signals
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS)  # which children inherit
         try:
+            resource_tracker.ensure_running()  # multiprocessing's helper, whose start may unblock
+            signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS)
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

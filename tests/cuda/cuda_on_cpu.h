@@ -9,6 +9,7 @@
 // vector access, an address outside of every buffer. Shared memory begins as NaN in each block.
 #pragma once
 
+#include <link.h>
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -29,11 +30,8 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define __constant__ static
-#define __shared__ static __attribute__((section("shared_memory")))  // one copy: blocks take turns
+#define __shared__ static __thread  // one copy, as blocks take turns; `shared_memory` finds them
 #define __CUDA_ARCH__ 900
-
-extern "C" char __start_shared_memory[] __attribute__((weak));  // the linker knows the section
-extern "C" char __stop_shared_memory[] __attribute__((weak));
 
 struct uint3 { unsigned x, y, z; };
 typedef uint3 dim3;
@@ -316,6 +314,26 @@ static void check_dynamic_shared(int bytes) {
                  blockIdx.y, blockIdx.z, i, bytes);
 }
 
+// Where __shared__ variables lie: nothing else is thread-local in a module, so the loader knows.
+struct Bytes { char* begin; size_t size; };
+__shared__ char one_of_them;
+
+static int thread_local_bytes(dl_phdr_info* module, size_t, void* found) {
+    char* begin = (char*)module->dlpi_tls_data;
+    for (int i = 0; i < module->dlpi_phnum; i++) {
+        const auto& part = module->dlpi_phdr[i];
+        if (part.p_type == PT_TLS && begin <= &one_of_them && &one_of_them < begin + part.p_memsz)
+            *(Bytes*)found = {begin, part.p_memsz};
+    }
+    return 0;
+}
+static Bytes shared_memory() {
+    one_of_them = 0;  // memory is there from the first use on
+    Bytes found = {};
+    dl_iterate_phdr(thread_local_bytes, &found);
+    return found;
+}
+
 static const char* launch(void (*run)(void**), const unsigned* dims, int shared, void** args,
                           unsigned long long seed) {
     run_kernel = run, kernel_args = args, random_state = seed;
@@ -324,6 +342,7 @@ static const char* launch(void (*run)(void**), const unsigned* dims, int shared,
     n_threads = dims[3] * dims[4] * dims[5];
     n_warps = (n_threads + 31) / 32;
     self = -1;
+    Bytes shared_variables = shared_memory();
     watch_addresses(true);
     const char* result = 0;
     if (_setjmp(launched) == 0) {
@@ -333,7 +352,7 @@ static const char* launch(void (*run)(void**), const unsigned* dims, int shared,
             unsigned b = seed ? (start + blocks - i) % blocks : i;
             blockIdx = {b % dims[0], b / dims[0] % dims[1], b / dims[0] / dims[1]};
             place_dynamic_shared(shared);
-            memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
+            memset(shared_variables.begin, 0xff, shared_variables.size);
             run_block();
             check_dynamic_shared(shared);
         }
@@ -486,7 +505,6 @@ static inline unsigned long long __umul64hi(unsigned long long x, unsigned long 
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
-static inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 #define __expf(x) expf(x)  // macros, because these names are the C library's own as well
 #define __logf(x) logf(x)
 #define __log2f(x) log2f(x)

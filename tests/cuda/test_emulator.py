@@ -14,13 +14,13 @@ WARP = 32
 
 
 @functools.cache
-def compiled(body, parameters="float* x", among=()):
+def compiled(body, parameters="float* x", among=(), head=""):
     """The kernel of this body; compiled together with other bodies, since that takes less time."""
     bodies = list(dict.fromkeys((body, *among) if body not in among else among))
     code = [
         f'extern "C" __global__ void k{i}({parameters}) {{ {b} }}' for i, b in enumerate(bodies)
     ]
-    module = emulator.Module("\n".join(code), (), Path(__file__).parent)
+    module = emulator.Module("\n".join([head, *code]), (), Path(__file__).parent)
     return module.get_function(f"k{bodies.index(body)}")
 
 
@@ -173,11 +173,14 @@ def test_a_write_behind_the_last_element_is_seen_where_no_page_ends(body):
 
 
 def test_shared_memory_begins_as_nan_in_each_block():
-    kernel = compiled("__shared__ float s; x[blockIdx.x] = s; s = 1;")
-    x = guarded(2, np.float32)
+    kernel = compiled(
+        "__shared__ float s; x[blockIdx.x] = s; s = 1; x[2 + blockIdx.x] = of_a_template<int>();",
+        head="template <class T> float of_a_template() { __shared__ T s; return s += 1; }",
+    )
+    x = guarded(4, np.float32)
     x[:] = 0
     kernel((2,), (1,), (x,))
-    assert np.isnan(x).all()
+    np.testing.assert_array_equal(x, [np.nan, np.nan, 0, 0])  # an int of the same bits is -1
 
 
 def test_arguments_and_launches_are_held_to_the_signature():

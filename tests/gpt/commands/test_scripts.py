@@ -116,7 +116,13 @@ def shell(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that takes nothing")
 @pytest.mark.parametrize(
-    "command", ["-m lessons", "-m tensorlib.gradcheck --op relu", f"{REPOSITORY}/train.py --help"]
+    "command",
+    [
+        "-m lessons",
+        "-m tensorlib.gradcheck --op relu",
+        f"{REPOSITORY}/train.py --help",
+        f"{REPOSITORY}/sample.py --help",
+    ],
 )
 def test_output_that_finds_no_room(command, shell):
     done = shell(f"{command} > /dev/full")
