@@ -4,7 +4,8 @@ What CuPy calls of CUDA and cuBLAS is played by `driver_on_cpu.cpp`. Kernels, Cu
 ours, are compiled to PTX by NVIDIA's compiler, and that by `ptx.py` and g++ to what a CPU
 understands. Everything between, all that CuPy does and refuses to do, is CuPy's.
 
-This takes Linux, g++, CuPy, and NVIDIA's compiler with the headers of its runtime:
+This takes Linux, g++, PyTorch's build for CPUs, CuPy, and NVIDIA's compiler with the headers of its
+runtime:
 
     pip install cupy-cuda13x nvidia-cuda-nvrtc nvidia-cuda-runtime
 
@@ -29,6 +30,7 @@ from typing import Any
 import emulator
 import numpy as np
 import ptx
+import torch
 
 _HERE = Path(__file__).parent
 # One library plays all of them: each has to be loaded under its own name to be found.
@@ -41,6 +43,8 @@ def missing() -> str | None:
     """Why it cannot be had here, if so."""
     if importlib.util.find_spec("cupy") is None:
         return "CuPy is not installed"
+    if torch.version.cuda:  # its own cuBLAS would be found in place of ours
+        return f"PyTorch {torch.__version__} brings CUDA; this takes its build for CPUs"
     return ptx.missing()
 
 

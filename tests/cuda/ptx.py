@@ -149,7 +149,8 @@ def _variables(code: str) -> list[str]:
         if match["space"] != "shared":
             values = re.findall(r"[^\s{},]+", match["value"] or "")
             line = f"alignas({align}) static u{8 * size} {name}[{length or 1}]"
-            lines.append(f"{line} = {{{', '.join(map(_literal, values))}}};")
+            cast = (f"(u{8 * size}){_literal(value)}" for value in values)
+            lines.append(f"{line} = {{{', '.join(cast)}}};")
         elif length == "":  # as large as a launch says
             lines.append(f"static const u64 {name} = DYNAMIC;")
         else:
