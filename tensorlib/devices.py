@@ -79,9 +79,14 @@ class CuPyError(RuntimeError):
 
     def __init__(self, error: Exception) -> None:
         reason = " ".join(str(error).split())
+        remedy = (
+            "it must be made for the CUDA version that nvidia-smi shows: uninstall it, "
+            f"then {_INSTALL}"
+        )
+        if isinstance(error, OSError) and error.filename:  # where it would keep what it compiles
+            remedy = "set CUPY_CACHE_DIR to a folder that can be written to"
         super().__init__(
-            f"CuPy is installed, but does not work ({reason:.200}); it must be made for the CUDA "
-            f"version that nvidia-smi shows: uninstall it, then {_INSTALL}, or use device 'cpu'"
+            f"CuPy is installed, but does not work ({reason:.200}); {remedy}, or use device 'cpu'"
         )
 
 

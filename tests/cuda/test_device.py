@@ -361,6 +361,7 @@ def fails_to(error):
     [
         (ModuleNotFoundError("No module named 'cupy'", name="cupy"), "not installed; run pip"),
         (ImportError("libnvrtc.so.13: cannot open\nshared object"), "not work .libnvrtc.* uninst"),
+        (PermissionError(13, "Permission denied", "/.cupy"), r"cupy'\); set CUPY_CACHE_DIR"),
     ],
 )
 def test_a_cupy_that_cannot_be_imported(monkeypatch, capsys, error, message):
@@ -372,7 +373,7 @@ def test_a_cupy_that_cannot_be_imported(monkeypatch, capsys, error, message):
     with pytest.raises(UserError, match=rf"^--device gpu: .*{message}[^\n]*'cpu'$"):
         cli.find_device("gpu")
     assert cli.find_device("auto") == "cpu"
-    assert ("does not work" in capsys.readouterr().err) == (type(error) is ImportError)
+    assert ("does not work" in capsys.readouterr().err) != (type(error) is ModuleNotFoundError)
     assert not tensorlib.cuda.is_available()
 
 

@@ -250,7 +250,7 @@ def test_200_megabytes_in_less_than_300(script, tmp_path, tiny):
     with open(tmp_path / "large.txt", "wb") as file:
         for _ in range(100):
             file.write(rng.choice(letters, 2_000_000).tobytes())
-    flags = ["--data", "large.txt", "--max-iters", 100_000, *tiny]
+    flags = ["--data", "large.txt", "--max-iters", 100_000, *tiny, "--device", "cpu"]
     process = script("train.py", *flags, "--eval-interval", 20, "--processes", 2, start=True)
     lines = [process.stdout.readline() for _ in range(20) if process.poll() is None]
     status = Path(f"/proc/{process.pid}/status").read_text()
