@@ -7,7 +7,8 @@ understands. Everything between, all that CuPy does and refuses to do, is CuPy's
 This takes Linux, g++, PyTorch's build for CPUs, CuPy, and NVIDIA's compiler with the headers of its
 runtime:
 
-    pip install cupy-cuda13x nvidia-cuda-nvrtc nvidia-cuda-runtime
+    pip install cupy-cuda13x nvidia-cuda-nvrtc nvidia-cuda-runtime              # CUDA 13, or 12:
+    pip install cupy-cuda12x nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12
 
 `launches()` has the number of launches by name, as `fake_cupy.count.launches`.
 """
@@ -33,9 +34,6 @@ import ptx
 import torch
 
 _HERE = Path(__file__).parent
-# One library plays all of them: each has to be loaded under its own name to be found.
-_LIBRARIES = "libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13"
-
 _driver: Any = None
 
 
@@ -107,7 +105,8 @@ def _put_driver_under(backends: Path) -> None:
     (runtime,), (cublas,) = backends.glob("api/runtime.*.so"), backends.glob("libs/cublas.*.so")
     functions = re.findall(r"^(\w+) [tT] (cuda[A-Z]\w+)$", _symbols(runtime), re.MULTILINE)
     wanted = re.findall(r" U (cublas\w+)", _symbols("-D", cublas))
-    _driver = _built([*(name for _, name in functions), *wanted])
+    version = re.search(rb"libcublas\.so\.(\d+)", cublas.read_bytes())[1].decode()
+    _driver = _built([*(name for _, name in functions), *wanted], version)
     _driver.on_cpu_launches.restype = ctypes.c_char_p
     assemble = ctypes.cast(_assemble, ctypes.c_void_p)
     ctypes.c_void_p.in_dll(_driver, "on_cpu_assemble").value = assemble.value
@@ -127,25 +126,31 @@ def _symbols(*arguments: Any) -> str:
     return subprocess.run(["nm", *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def _built(names: list[str]) -> ctypes.CDLL:
-    """The driver, in which functions of these names that it does not play say so."""
+def _built(names: list[str], version: str) -> ctypes.CDLL:
+    """The driver, in which functions of these names that it does not play say so. One library plays
+    all of a version of CUDA: each has to be loaded under its own name to be found."""
+    libraries = [
+        "libcuda.so.1",
+        *(f"lib{x}.so.{version}" for x in ("cudart", "cublas", "cublasLt")),
+    ]
     driver = _HERE / "driver_on_cpu.cpp"
     weak = (f'__attribute__((weak)) int {n}() {{ return on_cpu_has_no("{n}"); }}' for n in names)
     others = "\n".join(['extern "C" {', "int on_cpu_has_no(const char*);", *weak, "}", ""])
-    digest = hashlib.sha256(driver.read_bytes() + others.encode()).hexdigest()[:16]
+    code = driver.read_bytes() + "".join([others, *libraries]).encode()
+    digest = hashlib.sha256(code).hexdigest()[:16]
     folder = emulator.CACHE / f"driver-{digest}"
     if not folder.exists():
         unfinished = folder.with_suffix(f".{os.getpid()}")
         unfinished.mkdir(parents=True)
         made_of = [driver, unfinished / "others.cpp"]
         made_of[1].write_text(others)
-        for name in _LIBRARIES:  # the others hold nothing, and lead to the first
+        for name in libraries:  # the others hold nothing, and lead to the first
             flags = "-std=c++17", "-O2", "-fPIC", "-shared", f"-Wl,-soname,{name},--no-as-needed"
             emulator.run_gxx(*flags, "-o", unfinished / name, *made_of)
-            made_of = [unfinished / _LIBRARIES[0]]
+            made_of = [unfinished / libraries[0]]
         with contextlib.suppress(OSError):  # another process was quicker
             unfinished.rename(folder)
-    loaded = [ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL) for name in _LIBRARIES]
+    loaded = [ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL) for name in libraries]
     return loaded[0]
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from commands import check_mistake, wait_for_step
 
 REPOSITORY = Path(__file__).parents[3]
+TRAIN, SAMPLE = (shlex.quote(str(REPOSITORY / name)) for name in ("train.py", "sample.py"))
 posix = pytest.mark.skipif(os.name != "posix", reason="no signals or broken pipes there")
 
 
@@ -108,7 +110,7 @@ def shell(tmp_path):
     options = {"shell": True, "cwd": tmp_path, "env": os.environ | variables, "encoding": "utf-8"}
 
     def run(arguments):
-        command = f"{sys.executable} {arguments}"
+        command = f"{shlex.quote(sys.executable)} {arguments}"
         return subprocess.run(command, capture_output=True, timeout=60, check=False, **options)
 
     return run
@@ -117,12 +119,7 @@ def shell(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that takes nothing")
 @pytest.mark.parametrize(
     "command",
-    [
-        "-m lessons",
-        "-m tensorlib.gradcheck --op relu",
-        f"{REPOSITORY}/train.py --help",
-        f"{REPOSITORY}/sample.py --help",
-    ],
+    ["-m lessons", "-m tensorlib.gradcheck --op relu", f"{TRAIN} --help", f"{SAMPLE} --help"],
 )
 def test_output_that_finds_no_room(command, shell):
     done = shell(f"{command} > /dev/full")
@@ -147,7 +144,7 @@ def test_a_mistake_is_told_where_output_fails_too(output, shell, tmp_path):
 @posix
 def test_closed_standard_streams(shell, text_file, tiny, tmp_path):
     flags = " ".join(["--max-iters 2 --out run", *tiny])
-    assert shell(f"{REPOSITORY}/train.py --data {text_file} {flags} >&- 2>&-").returncode == 0
+    assert shell(f"{TRAIN} --data {shlex.quote(str(text_file))} {flags} >&- 2>&-").returncode == 0
     assert (tmp_path / "run" / "best.safetensors").exists()
 
 
