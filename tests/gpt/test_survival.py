@@ -277,11 +277,14 @@ def test_saved_elsewhere_where_the_run_takes_no_more(temporary, script, text_fil
 
 @pytest.mark.slow
 def test_a_log_on_a_full_disk_is_no_reason_to_stop(script, text_file, tiny, tmp_path):
-    flags = " ".join(map(str, [*CORPUS, *tiny, "--max-iters", 4, "--out", "run"]))
     program = Path(__file__).parents[2] / "train.py"
-    command = f"{sys.executable} {program} {flags} > /dev/full 2>&1"
+    command = [sys.executable, program, *CORPUS, *tiny, "--max-iters", 4, "--out", "run"]
     environment = os.environ | {"PYTHONPATH": str(program.parent)}
-    subprocess.run(command, shell=True, cwd=tmp_path, env=environment, check=False, timeout=60)
+    with open("/dev/full", "w") as full:
+        subprocess.run(
+            [*map(str, command)], cwd=tmp_path, env=environment, check=False, timeout=60,
+            stdout=full, stderr=full,
+        )  # fmt: skip
     assert [report["step"] for report in reports(tmp_path / "run")] == [0, 4, 4]
     assert tensors(tmp_path / "run")
 
