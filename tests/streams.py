@@ -1,10 +1,16 @@
 """What the tests of random numbers share: one call in both libraries, from the same seed."""
 
+import platform
+
 import numpy as np
 import pytest
 import torch
 
 import tensorlib.random as ours
+
+# How far apart float32 normals of standard deviation 1 may be. On other processors than x86, whose
+# numbers the video shows, PyTorch's own logarithm, sine and cosine have other last digits.
+NORMAL = 1e-6 if platform.machine() in ("x86_64", "AMD64") else 5e-6
 
 
 def kind(dtype):
@@ -53,7 +59,7 @@ def compare(name, *args, **kwargs):
     assert actual.dtype == expected.dtype
     if name in ("randn", "normal"):
         mean, std = args[:2] if name == "normal" else (0, 1)
-        unit = 1e-6 if actual.dtype == np.float32 else 1e-14
+        unit = NORMAL if actual.dtype == np.float32 else 1e-14
         np.testing.assert_allclose(actual, expected, rtol=0, atol=unit * (abs(mean) + std))
     else:
         np.testing.assert_array_equal(actual, expected)

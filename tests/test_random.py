@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Theirs, compare, compare_position, kind, seeded  # noqa: F401
+from streams import NORMAL, Theirs, compare, compare_position, kind, seeded  # noqa: F401
 
 import tensorlib.random as ours
 
@@ -256,7 +256,7 @@ def test_default_initialisations():
     actual += linear(33, 17, bias=False) + linear(17, 7) + linear(1, 1) + linear(384, 65)
     expected = [p.detach().numpy() for layer in layers for p in layer.parameters()]
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
-        np.testing.assert_allclose(a, e, rtol=0, atol=1e-6 if i < 2 else 0)
+        np.testing.assert_allclose(a, e, rtol=0, atol=NORMAL if i < 2 else 0)
     compare_position()
 
 

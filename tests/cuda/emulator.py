@@ -16,6 +16,7 @@ import hashlib
 import math
 import mmap
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -33,6 +34,8 @@ FLAGS = [
     *("-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing", "-fno-threadsafe-statics"),
     *("-fsanitize=bounds,alignment", "-nodefaultlibs"),  # whose handlers are in the header
     "-U_FORTIFY_SOURCE",  # it takes the switch between fibres for an attack
+    # so that the loader can say where thread-local memory is, as which shared memory is played
+    *(["-mtls-dialect=trad"] if platform.machine() == "aarch64" else []),
 ]
 
 missing = None  # why kernels cannot run here, for pytest.skip

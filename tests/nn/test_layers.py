@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from both import BOTH, arrays, assert_close, same
 from harness import check, integers, tensorlib, to_array
+from streams import NORMAL
 
 LAYERS = {  # how to build it, its input (a shape, or indices)
     "Linear": (lambda nn: nn.Linear(3, 5), (2, 4, 3)),
@@ -70,7 +71,7 @@ def test_default_initialisation_draw_for_draw(name, seed):
         state = arrays(LAYERS[name][0](t.nn).state_dict())
         states.append({**state, "next": t.rand(3).cpu().numpy()})
     theirs, ours = states
-    assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert_close(ours, theirs, rtol=0, atol=NORMAL)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
