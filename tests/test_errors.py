@@ -52,7 +52,7 @@ def test_a_list_is_no_tensor(fn):
     assert re.fullmatch(expected, str(ours.value))
 
 
-@pytest.mark.parametrize("name", ["sum", "mean", "softmax", "cumsum", "max", "cat", "stack"])
+@pytest.mark.parametrize("name", ["sum", "mean", "softmax", "cumsum", "max", "min", "cat", "stack"])
 def test_the_names_of_numpy(name):
     """Which PyTorch takes, too, and the makemore videos type."""
     with pytest.raises(TypeError, match=rf"^{name}: it is dim=, not axis=$"):

@@ -230,9 +230,10 @@ def _unpack(names: np.ndarray, values: np.ndarray) -> dict[str, Results]:
 
 if __name__ == "__main__":
     try:
-        status = main()
-        sys.stdout.flush()
-        sys.exit(status)
+        try:
+            sys.exit(main())
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:

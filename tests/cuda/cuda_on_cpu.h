@@ -343,6 +343,7 @@ static const char* launch(void (*run)(void**), const unsigned* dims, int shared,
     n_warps = (n_threads + 31) / 32;
     self = -1;
     Bytes shared_variables = shared_memory();
+    if (!shared_variables.begin) return "the loader does not know where shared memory is";
     watch_addresses(true);
     const char* result = 0;
     if (_setjmp(launched) == 0) {

@@ -76,11 +76,13 @@ def of_cuda(code: str, options: tuple[str, ...], include: Path) -> str:
     headers = pathfinder.find_nvidia_header_directory("cudart")
     options += f"-I{headers}", "-arch=compute_90", "-ftz=true"
     given = [os.fsencode(o) for o in (*options, "--device-as-default-execution-space")]
-    digest = hashlib.sha256(b"\0".join([code.encode(), *given])).hexdigest()[:24]
+    nvrtc = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path)
+    version = (ctypes.c_int * 2)()
+    nvrtc.nvrtcVersion(version, ctypes.byref(version, 4))
+    digest = hashlib.sha256(b"\0".join([code.encode(), *given, bytes(version)])).hexdigest()[:24]
     known = emulator.CACHE / f"{digest}.ptx"
     if known.exists():
         return known.read_text()
-    nvrtc = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path)
 
     def text(name: str) -> str:
         size = ctypes.c_size_t()

@@ -136,6 +136,16 @@ def launches_of(step):
     return fake_cupy.count.launches.total()
 
 
+@pytest.mark.skipif("not cupy_on_cpu.installed()", reason="only CuPy's driver counts them")
+def test_copies_to_the_device_are_counted():
+    """Or `launches_of` would allow any number."""
+    cupy_on_cpu.forget()
+    x = tensorlib.tensor([1.0, 2.0], device="cuda")
+    assert cupy_on_cpu.uploads() == 1
+    x + 1
+    assert cupy_on_cpu.uploads() == 1
+
+
 def trainer_of(layers, dtype):
     model = GPTConfig(V, block_size=8, n_layer=layers, n_head=2, n_embd=32, dropout=0.2)
     tokens = np.arange(100) % V
